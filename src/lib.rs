@@ -1,0 +1,6 @@
+//! A gateway that takes live streams over WHIP (RFC 9725) and turns each one into low-latency HLS and an MP4 recording.
+
+#![forbid(unsafe_code)]
+
+pub mod id;
+pub mod media;

@@ -1,0 +1,3 @@
+//! The `whipgate` binary.
+
+fn main() {}
