@@ -81,10 +81,27 @@ pub struct KeyframeDemand {
     ignores: bool,
 }
 
+/// Requests without an answer so far.
 #[derive(Clone, Copy, Debug)]
 struct Request {
+    /// When the first of them was sent.
     at: Monotonic,
-    newest: i64,
+    /// The newest presentation time at the first of them.
+    first: i64,
+    /// The newest presentation time at the last of them.
+    last: i64,
+}
+
+impl Request {
+    /// Media time from the request to the keyframe at `pts` if that can be its answer.
+    fn answered_after(&self, pts: i64) -> Option<i64> {
+        let from = if pts >= self.last {
+            self.last
+        } else {
+            self.first
+        };
+        Some(pts - from).filter(|delay| (0..=ANSWER_WITHIN).contains(delay))
+    }
 }
 
 /// The media time between two keyframes.
@@ -159,14 +176,14 @@ impl KeyframeDemand {
         if self.last_keyframe.is_some_and(|last| pts <= last) {
             return;
         }
-        let answers = self
+        let answer = self
             .outstanding
-            .filter(|request| (0..=ANSWER_WITHIN).contains(&(pts - request.newest)));
+            .and_then(|request| request.answered_after(pts));
         if let Some(last) = self.last_keyframe {
             self.spacings.rotate_right(1);
             self.spacings[0] = Some(Spacing {
                 length: pts - last,
-                requested_at: answers.map(|request| request.newest - last),
+                requested_at: answer.map(|delay| pts - delay - last),
             });
             self.own_spacing = self.find_own_spacing();
         }
@@ -174,7 +191,7 @@ impl KeyframeDemand {
         if self.needed_after.is_some_and(|after| pts > after) {
             self.needed_after = None;
         }
-        if let Some(request) = answers {
+        if let Some(delay) = answer {
             self.outstanding = None;
             self.answered = self.answered.saturating_add(1);
             // One keyframe soon after a request can be chance; the second one in a row is not.
@@ -182,7 +199,7 @@ impl KeyframeDemand {
                 self.ignores = false;
             }
             self.ignored_in_a_row = 0;
-            self.lead.record(pts - request.newest);
+            self.lead.record(delay);
         }
     }
 
@@ -204,10 +221,13 @@ impl KeyframeDemand {
         }
         self.last_request = Some(now);
         self.requests += 1;
-        self.outstanding = Some(Request {
-            at: now,
-            newest: self.newest,
-        });
+        self.outstanding
+            .get_or_insert(Request {
+                at: now,
+                first: self.newest,
+                last: self.newest,
+            })
+            .last = self.newest;
         true
     }
 
@@ -295,15 +315,20 @@ impl KeyframeDemand {
 
     /// Counts the outstanding request as ignored when its answer is overdue.
     fn give_up(&mut self, now: Monotonic) {
-        let overdue = |request: &Request| {
-            self.newest - request.newest > ANSWER_WITHIN + REPORTED_WITHIN
+        let newest = self.newest;
+        let Some(request) = self.outstanding.as_mut().filter(|request| {
+            newest - request.first > ANSWER_WITHIN + REPORTED_WITHIN
                 && now.saturating_sub(request.at) >= self.settings.least_interval
+        }) else {
+            return;
         };
-        if self.outstanding.as_ref().is_some_and(overdue) {
+        if request.first == request.last {
             self.outstanding = None;
-            self.ignored_in_a_row = self.ignored_in_a_row.saturating_add(1);
-            self.ignores |= self.ignored_in_a_row >= IGNORED;
+        } else {
+            request.first = request.last;
         }
+        self.ignored_in_a_row = self.ignored_in_a_row.saturating_add(1);
+        self.ignores |= self.ignored_in_a_row >= IGNORED;
     }
 
     fn shift(&self) -> i64 {

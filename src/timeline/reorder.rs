@@ -19,6 +19,12 @@ const MAX_GAP: i64 = 1_000;
 const MAX_BEHIND: i64 = 8_192;
 /// A gap filled sooner than this was reordering in the network: NACKs are sent every 20 ms at the earliest.
 const RETRANSMISSION_FLOOR: Duration = Duration::from_millis(15);
+/// The first packet to arrive may have overtaken so many.
+const MAX_OVERTAKEN: usize = 64;
+/// So many packets of a possible new run are kept until two in direct succession confirm it.
+const MAX_CANDIDATES: usize = 64;
+/// How long a new run waits for packets that its first ones overtook: they belong to a keyframe.
+const RESTART_WAIT: Duration = Duration::from_millis(20);
 /// How many given-up sequence numbers back are remembered to tell a late packet from a duplicate.
 const HISTORY: usize = 1_024;
 
@@ -37,8 +43,9 @@ enum Slot {
     Media(Held),
     /// A packet without payload: keeps its place in the sequence, is not handed on.
     Padding,
-    /// The sequence starts anew behind this; so many packets are known to be missing in between.
-    Restart { missing: u32 },
+    /// The sequence starts anew behind this; so many packets are known to be missing in between. Until `settled`,
+    /// packets that were overtaken by the first ones still find their place.
+    Restart { missing: u32, settled: Monotonic },
 }
 
 /// What comes next in sequence.
@@ -63,8 +70,10 @@ pub(super) struct Reorder {
     end: i64,
     ssrc: Option<u32>,
     newest_timestamp: u32,
-    /// A packet that may be the first of a new run; a direct successor confirms it.
-    candidate: Option<Held>,
+    /// Nothing of the present run was handed on yet, so packets before its first one still find their place.
+    untouched: bool,
+    /// Packets that may belong to a new run; two in direct succession confirm it.
+    candidates: Vec<Held>,
     given_up: [u64; HISTORY / 64],
 }
 
@@ -80,7 +89,8 @@ impl Reorder {
             end: 0,
             ssrc: None,
             newest_timestamp: 0,
-            candidate: None,
+            untouched: true,
+            candidates: Vec::new(),
             given_up: [0; HISTORY / 64],
         }
     }
@@ -108,9 +118,8 @@ impl Reorder {
         {
             return self.consider_restart(now, held, stats);
         }
-        if self.candidate.take().is_some() {
-            stats.strays += 1;
-        }
+        stats.strays += self.candidates.len() as u64;
+        self.candidates.clear();
         if ahead >= 0 {
             return self.append_after_gap(now, ahead, held, stats);
         }
@@ -142,7 +151,8 @@ impl Reorder {
                     self.remember(false);
                     self.drop_front();
                 }
-                Slot::Restart { missing } => {
+                Slot::Restart { settled, .. } if *settled > now && !hurry => return None,
+                Slot::Restart { missing, .. } => {
                     let missing = *missing;
                     stats.lost += u64::from(missing);
                     self.drop_front();
@@ -158,10 +168,11 @@ impl Reorder {
         }
     }
 
-    /// When the front gap is given up; `None` if there is none.
+    /// When waiting for what is missing at the front is over; `None` if nothing is.
     pub(super) fn deadline(&self) -> Option<Monotonic> {
         match self.slots.front()? {
             Slot::Missing { give_up } => Some(*give_up),
+            Slot::Restart { settled, .. } => Some(*settled),
             _ => None,
         }
     }
@@ -192,6 +203,7 @@ impl Reorder {
         self.ssrc = Some(packet.ssrc);
         self.end = i64::from(packet.sequence_number);
         self.run = 0;
+        self.untouched = true;
         self.newest_timestamp = packet.timestamp;
         self.given_up = [0; HISTORY / 64];
     }
@@ -238,6 +250,9 @@ impl Reorder {
 
     /// Takes a packet `back` places before the end: fills a gap, or is late, or a duplicate.
     fn fill(&mut self, back: i64, held: Held, stats: &mut TrackStats) -> bool {
+        if self.untouched {
+            self.extend_front(back, held.arrival);
+        }
         let index = usize::try_from(back)
             .ok()
             .filter(|back| *back <= self.run)
@@ -264,6 +279,25 @@ impl Reorder {
         media
     }
 
+    /// Makes room for a packet that was overtaken by the first one of its run.
+    fn extend_front(&mut self, back: i64, now: Monotonic) {
+        let Ok(back) = usize::try_from(back) else {
+            return;
+        };
+        let front = self.slots.len() - self.run;
+        if back > self.run && back - self.run <= MAX_OVERTAKEN {
+            for _ in self.run..back {
+                self.slots.insert(
+                    front,
+                    Slot::Missing {
+                        give_up: now + self.loss_wait,
+                    },
+                );
+            }
+            self.run = back;
+        }
+    }
+
     /// Whether a packet `back` places behind the end belongs to a sender that started its sequence anew: too far
     /// behind for a retransmission, or with a time that lies after everything seen.
     fn is_restart(&self, packet: &RtpPacket, back: i64) -> bool {
@@ -276,34 +310,63 @@ impl Reorder {
 
     /// A single packet out of nowhere may be a stray; two in direct succession are a new run (RFC 3550 appendix A.1).
     fn consider_restart(&mut self, now: Monotonic, held: Held, stats: &mut TrackStats) -> bool {
-        let previous = self.candidate.take();
-        let confirmed = previous.filter(|previous| {
-            let confirms = previous.packet.ssrc == held.packet.ssrc
-                && previous.packet.sequence_number.wrapping_add(1) == held.packet.sequence_number;
-            if !confirms {
-                stats.strays += 1;
-            }
-            confirms
-        });
-        let Some(previous) = confirmed else {
-            self.candidate = Some(held);
+        let distance = |other: &Held| {
+            let ahead = other
+                .packet
+                .sequence_number
+                .wrapping_sub(held.packet.sequence_number);
+            i64::from(ahead.cast_signed())
+        };
+        let belongs = |other: &Held| {
+            other.packet.ssrc == held.packet.ssrc && distance(other).abs() <= MAX_GAP
+        };
+        if self.candidates.len() >= MAX_CANDIDATES || !self.candidates.iter().all(belongs) {
+            stats.strays += self.candidates.len() as u64;
+            self.candidates.clear();
+        }
+        if self.candidates.iter().any(|other| distance(other) == 0) {
+            stats.duplicates += 1;
             return false;
-        };
-        let gap = sequence(self.end - 1, previous.packet.sequence_number) - self.end;
-        let missing = if self.ssrc == Some(previous.packet.ssrc) {
-            u32::try_from(gap).unwrap_or(0)
-        } else {
-            0
-        };
+        }
+        let confirmed = self
+            .candidates
+            .iter()
+            .any(|other| distance(other).abs() == 1);
+        let (ssrc, number) = (held.packet.ssrc, held.packet.sequence_number);
+        self.candidates.push(held);
+        if !confirmed {
+            return false;
+        }
         for slot in &mut self.slots {
             if let Slot::Missing { give_up } = slot {
                 *give_up = now;
             }
         }
-        self.slots.push_back(Slot::Restart { missing });
-        self.begin(&previous.packet);
-        let first = self.append(previous, stats);
-        self.append(held, stats) || first
+        let order = |held: &Held| {
+            held.packet
+                .sequence_number
+                .wrapping_sub(number)
+                .cast_signed()
+        };
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.sort_unstable_by_key(order);
+        let mut media = false;
+        for (index, held) in candidates.drain(..).enumerate() {
+            let gap = sequence(self.end - 1, held.packet.sequence_number) - self.end;
+            if index > 0 {
+                media |= self.append_after_gap(now, gap, held, stats);
+                continue;
+            }
+            let known = u32::try_from(gap).ok().filter(|_| self.ssrc == Some(ssrc));
+            self.slots.push_back(Slot::Restart {
+                missing: known.unwrap_or(0),
+                settled: now + RESTART_WAIT,
+            });
+            self.begin(&held.packet);
+            media |= self.append(held, stats);
+        }
+        self.candidates = candidates;
+        media
     }
 
     fn drop_front(&mut self) -> Option<Slot> {
@@ -317,6 +380,7 @@ impl Reorder {
         if self.slots.len() > self.run {
             return;
         }
+        self.untouched = false;
         let front = i64::try_from(self.slots.len()).map_or(0, |len| self.end - len);
         let (word, bit) = place(front);
         if given_up {
