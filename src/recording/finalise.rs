@@ -7,7 +7,7 @@ use mp4_atom::{Mvhd, Stbl, StszSamples};
 
 use super::{
     RecordingError,
-    boxes::{self, Reason, TrakParts},
+    boxes::{self, Reason},
     merge::{self, RESERVED},
     note::{Ending, Note},
     scan::{self, Scan, Stage, Tail},
@@ -27,8 +27,8 @@ pub(super) struct Finished {
 
 /// Finishes the recording in `file`, which must be open for reading and writing and locked by the caller.
 ///
-/// Steps: read all fragments; cut off an unfinished last part; append the index and the closing note; `fsync`; read the
-/// index back and compare it with what it was made from; replace the reserved box by the `mdat` header; `fsync`. If
+/// Steps: read all fragments and make the index; cut off an unfinished last part; append the index and the closing
+/// note; `fsync`; read the index back and compare it with what it was made from; replace the reserved box by the `mdat` header; `fsync`. If
 /// anything goes wrong, the file stays (or becomes again) a fragmented one that plays to its last whole part.
 pub(super) fn finalise(
     file: &File,
@@ -56,17 +56,12 @@ pub(super) fn finalise(
         parts,
         tail,
     } = scan::scan(file, path, len)?;
-    match tail {
-        Tail::Clean => {}
-        Tail::Damaged { offset, reason } => {
-            return Err(RecordingError::Damaged {
-                path: path.to_owned(),
-                offset,
-                reason,
-            });
-        }
-        _ if parts == 0 => {}
-        Tail::Torn => file.set_len(end).map_err(io)?,
+    if let Tail::Damaged { offset, reason } = tail {
+        return Err(RecordingError::Damaged {
+            path: path.to_owned(),
+            offset,
+            reason,
+        });
     }
     if parts == 0 {
         return Err(RecordingError::Empty {
@@ -74,7 +69,6 @@ pub(super) fn finalise(
         });
     }
     let reserved = head.reserved;
-    let cut = len - end;
     note.ended = Some(ending);
     let expected: Vec<_> = head
         .tracks
@@ -82,18 +76,19 @@ pub(super) fn finalise(
         .filter(|track| track.samples() > 0)
         .map(|track| (track.id(), track.samples()))
         .collect();
-    let (mvhd, traks) = movie(head.mvhd, head.tracks).map_err(index)?;
-    let finished = Finished {
-        duration: duration(&mvhd),
-        cut,
-        already: false,
-    };
-    let appended = encode(&mvhd, traks, &note)
-        .map_err(index)
-        .and_then(|bytes| file.write_all_at(&bytes, end).map_err(io))
-        .and_then(|()| file.sync_all().map_err(io))
-        .and_then(|()| read_back(file, end).map_err(io))
-        .and_then(|bytes| {
+    // The file is not touched before there is an index for it.
+    let (mvhd, bytes) = movie(head.mvhd, head.tracks, &note).map_err(index)?;
+    if len > end {
+        file.set_len(end).map_err(io)?;
+    }
+    let appended = file
+        .write_all_at(&bytes, end)
+        .and_then(|()| file.sync_all())
+        .map_err(io)
+        .and_then(|()| {
+            // Lets go of the memory before the index is read back.
+            drop(bytes);
+            let bytes = read_back(file, end).map_err(io)?;
             verify(&bytes, reserved + RESERVED..end, &mvhd, &expected).map_err(index)
         });
     if let Err(error) = appended {
@@ -109,11 +104,15 @@ pub(super) fn finalise(
     header[8..].copy_from_slice(&(end - reserved).to_be_bytes());
     file.write_all_at(&header, reserved).map_err(io)?;
     file.sync_all().map_err(io)?;
-    Ok(finished)
+    Ok(Finished {
+        duration: duration(&mvhd),
+        cut: len - end,
+        already: false,
+    })
 }
 
-/// Makes the index of everything that was scanned.
-fn movie(mut mvhd: Mvhd, tracks: Vec<Tables>) -> Result<(Mvhd, Vec<TrakParts>), Reason> {
+/// Makes the index of everything that was scanned: the movie header, and the bytes of the `moov` and the closing note.
+fn movie(mut mvhd: Mvhd, tracks: Vec<Tables>, note: &Note) -> Result<(Mvhd, Vec<u8>), Reason> {
     let timescale = merge::movie_timescale(tracks.iter().map(Tables::timescale));
     let starts = tracks.iter().filter_map(|track| {
         let span = track.span()?;
@@ -129,15 +128,9 @@ fn movie(mut mvhd: Mvhd, tracks: Vec<Tables>) -> Result<(Mvhd, Vec<TrakParts>), 
             traks.push(trak);
         }
     }
-    Ok((mvhd, traks))
-}
-
-/// The index and the closing note as bytes; the tables are gone afterwards.
-fn encode(mvhd: &Mvhd, traks: Vec<TrakParts>, note: &Note) -> Result<Vec<u8>, Reason> {
-    let mut bytes = boxes::encode_moov(mvhd, &traks, None)?;
-    drop(traks);
+    let mut bytes = boxes::encode_moov(&mvhd, &traks, None)?;
     bytes.extend(note.encode()?);
-    Ok(bytes)
+    Ok((mvhd, bytes))
 }
 
 /// Everything from `end` on.

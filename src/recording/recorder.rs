@@ -182,6 +182,9 @@ impl Recording {
 
     /// Nothing will be written any more.
     pub(super) fn close(&self, error: Option<RecordingError>) {
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!(path = %self.path.display(), %error, "a recording stays locked until it is closed");
+        }
         let mut state = self.state();
         if let Some(error) = error {
             self.fail(&mut state, error);
@@ -279,7 +282,7 @@ impl Recorder {
     ///
     /// The file gets a further sample entry. An init segment with another timescale or `track_ID` cannot continue a
     /// file and stops the recording: finish it and start a new one instead.
-    pub fn push_init(&self, kind: MediaKind, init: InitSegment) {
+    pub fn push_init(&self, kind: MediaKind, init: &InitSegment) {
         let Some(index) = self.track(kind) else {
             return;
         };
@@ -290,7 +293,7 @@ impl Recorder {
         if state.finishing {
             return;
         }
-        let boxes = merge::init_track(&init).and_then(|found| {
+        let boxes = merge::init_track(init).and_then(|found| {
             if found.id != track.id || init.timescale != track.timescale {
                 return Err("its timescale or track_ID differs from that of the recording".into());
             }
@@ -301,7 +304,7 @@ impl Recorder {
             let mut boxes = boxes::encode_entry_change(track.id, &found.entry)?;
             *known = found.entry;
             let note = Note {
-                tracks: vec![TrackNote::new(track.id, kind, &init)],
+                tracks: vec![TrackNote::new(track.id, kind, init)],
                 ..Note::default()
             };
             boxes.extend(note.encode()?);

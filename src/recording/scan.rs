@@ -392,7 +392,7 @@ fn add_part(
             }
             let chunk = position;
             samples.clear();
-            for entry in trun.samples.iter() {
+            for entry in &trun.samples {
                 let sample = resolve(track, traf, entry, decode_time);
                 position = position
                     .checked_add(u64::from(sample.size))

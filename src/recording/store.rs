@@ -75,18 +75,39 @@ impl Store {
         })?;
         let active = Arc::new(Active::default());
         let threads = |source| RecordingError::io("starting the threads for", &root, source);
-        let finisher = Worker::start("recording-index", {
-            let active = Arc::clone(&active);
-            move |recording| {
-                writer::finish(recording);
-                lock(&active).remove(&recording.path);
-            }
-        })
+        let finished = |active: &Active, recording: &Recording, error| {
+            lock(active).remove(&recording.path);
+            recording.close(error);
+        };
+        let finisher = Worker::start(
+            "recording-index",
+            {
+                let active = Arc::clone(&active);
+                move |recording| finished(&active, recording, writer::finish(recording).err())
+            },
+            {
+                let active = Arc::clone(&active);
+                move |recording| {
+                    let error = RecordingError::Index {
+                        path: recording.path.clone(),
+                        reason: "the indexer panicked".into(),
+                    };
+                    finished(&active, recording, Some(error));
+                }
+            },
+        )
         .map_err(threads)?;
-        let writer = Worker::start("recording-write", {
-            let finisher = Arc::clone(&finisher.hub);
-            move |recording| writer::write_queued(recording, &finisher)
-        })
+        let writer = Worker::start(
+            "recording-write",
+            {
+                let finisher = Arc::clone(&finisher.hub);
+                move |recording| writer::write_queued(recording, &finisher)
+            },
+            {
+                let finisher = Arc::clone(&finisher.hub);
+                move |recording| writer::stop_after_panic(recording, &finisher)
+            },
+        )
         .map_err(threads)?;
         Ok(Self {
             root,
@@ -118,10 +139,10 @@ impl Store {
         &self,
         session_id: &SessionId,
         started: SystemTime,
-        tracks: Vec<(MediaKind, InitSegment)>,
+        tracks: &[(MediaKind, InitSegment)],
         on_written: OnWritten,
     ) -> Result<Recorder, RecordingError> {
-        let head = merge::head(started, &tracks)?;
+        let head = merge::head(started, tracks)?;
         let folder = self.root.join(session_id.as_str());
         fs::create_dir_all(&folder).map_err(|source| RecordingError::Unwritable {
             path: folder.clone(),

@@ -103,13 +103,11 @@ impl Tables {
 
     /// The parts that follow need this sample entry.
     pub(super) fn set_entry(&mut self, entry: Bytes) -> Result<(), Reason> {
-        let index = match self.entries.iter().position(|known| *known == entry) {
-            Some(index) => index,
-            None => {
-                self.entries.push(entry);
-                self.entries.len() - 1
-            }
-        };
+        let known = self.entries.iter().position(|known| *known == entry);
+        let index = known.unwrap_or(self.entries.len());
+        if known.is_none() {
+            self.entries.push(entry);
+        }
         self.entry = u32::try_from(index + 1)?;
         Ok(())
     }

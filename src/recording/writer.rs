@@ -76,10 +76,12 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread that does `work` for each recording on the list. A panic ends at the recording it happened in.
+    /// Starts a thread that does `work` for each recording on the list. A panic ends at the recording it happened in:
+    /// `on_panic` gets it.
     pub(super) fn start(
         name: &str,
         work: impl Fn(&Arc<Recording>) + Send + 'static,
+        on_panic: impl Fn(&Arc<Recording>) + Send + 'static,
     ) -> io::Result<Self> {
         let hub = Arc::new(Hub::default());
         let thread = thread::Builder::new().name(name.to_owned()).spawn({
@@ -87,8 +89,7 @@ impl Worker {
             move || {
                 while let Some(recording) = hub.next() {
                     if catch_unwind(AssertUnwindSafe(|| work(&recording))).is_err() {
-                        let path = recording.path.clone();
-                        recording.close(Some(RecordingError::Callback { path }));
+                        on_panic(&recording);
                     }
                 }
                 hub.wake.notify_all();
@@ -209,26 +210,29 @@ fn write_part(
     Ok(())
 }
 
+/// Stops a recording whose receiver panicked while its parts were written.
+pub(super) fn stop_after_panic(recording: &Arc<Recording>, finisher: &Hub) {
+    let path = recording.path.clone();
+    recording.fail(&mut recording.state(), RecordingError::Callback { path });
+    finisher.schedule(Arc::clone(recording));
+}
+
 /// Indexes a file to which nothing will be added.
-pub(super) fn finish(recording: &Recording) {
+pub(super) fn finish(recording: &Recording) -> Result<(), RecordingError> {
     let started = Instant::now();
-    let error = match finalise::finalise(&recording.file, &recording.path, Ending::Complete) {
+    match finalise::finalise(&recording.file, &recording.path, Ending::Complete) {
         Ok(done) => {
             let took = started.elapsed();
             tracing::debug!(path = %recording.path.display(), duration = ?done.duration, ?took, "recording indexed");
             sync_folder(recording);
-            None
+            Ok(())
         }
         // There is nothing in it to play, and nobody has seen it in a list.
-        Err(RecordingError::Empty { path }) => fs::remove_file(&path)
-            .err()
-            .map(|source| RecordingError::io("removing", path, source)),
-        Err(error) => Some(error),
-    };
-    if let Err(error) = recording.file.unlock() {
-        tracing::debug!(path = %recording.path.display(), %error, "the lock of a recording stays until it is closed");
+        Err(RecordingError::Empty { path }) => {
+            fs::remove_file(&path).map_err(|source| RecordingError::io("removing", path, source))
+        }
+        Err(error) => Err(error),
     }
-    recording.close(error);
 }
 
 /// Makes the file's name as durable as its content.
