@@ -5,3 +5,4 @@
 pub mod id;
 pub mod media;
 pub mod timeline;
+pub mod recording;
