@@ -2,5 +2,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod hls;
 pub mod id;
 pub mod media;
