@@ -1,5 +1,12 @@
 //! What the low-latency HLS of a session promises its players (RFC 8216bis), on synthetic media: each test carries the
 //! number of the requirement it shows.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    clippy::unchecked_time_subtraction
+)]
 
 use std::{
     collections::BTreeMap,
@@ -57,7 +64,7 @@ impl Track {
             stream: stream.clone(),
             kind,
             decode_time: 0,
-            clock: SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_000_000),
+            clock: SystemTime::UNIX_EPOCH + Duration::from_hours(490_000),
             pushed: Vec::new(),
         }
     }
@@ -280,7 +287,7 @@ impl Playlist {
                 }
                 "EXT-X-RENDITION-REPORT" => playlist.reports.push(attributes(value)),
                 "EXT-X-SKIP" => {
-                    playlist.skipped = attributes(value)["SKIPPED-SEGMENTS"].parse().unwrap()
+                    playlist.skipped = attributes(value)["SKIPPED-SEGMENTS"].parse().unwrap();
                 }
                 "EXT-X-ENDLIST" => playlist.ended = true,
                 "EXT-X-VERSION"
@@ -560,9 +567,9 @@ async fn h6_removed_segments_and_parts_stay_for_their_time() {
     let begin = Instant::now();
     for number in 0..200_u32 {
         if number % 10 == 0 {
-            video.key_part()
+            video.key_part();
         } else {
-            video.part()
+            video.part();
         }
         let playlist = playlist(&stream, "video");
         if playlist.media_sequence() > 0 {
@@ -791,7 +798,7 @@ fn h15_odd_frame_rates_are_listed_exactly() {
             .push(200, |p| {
                 p.duration = 6 * 3003;
                 if number % 10 == 0 {
-                    start(p)
+                    start(p);
                 }
             })
             .unwrap();
@@ -1248,7 +1255,7 @@ async fn waiters_are_limited() {
     let refused = stream.media_playlist("video", part(1, 0)).await;
     assert!(matches!(refused, Err(HlsError::Overloaded { .. })));
     assert!(
-        now(stream.media_playlist("video", BlockingReload::default())).is_ok(),
+        now(stream.media_playlist("video", part(0, 0))).is_ok(),
         "whoever need not wait is served"
     );
     video.key_part();
@@ -1342,7 +1349,7 @@ async fn memory_is_constant_over_a_long_stream() {
             .push(200, |p| {
                 p.bytes = blob.clone();
                 if number % 10 == 0 {
-                    start(p)
+                    start(p);
                 }
             })
             .unwrap();

@@ -1,6 +1,6 @@
 //! The text of the multivariant playlist (RFC 8216bis section 4.4.6) from a plain description of it. Pure.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 /// Everything the multivariant playlist says.
 #[derive(Clone, Debug, Default)]
@@ -42,22 +42,15 @@ pub(super) struct Variant {
 /// The one group of sound.
 const AUDIO_GROUP: &str = "audio";
 
-impl Multivariant {
-    pub(super) fn render(&self) -> String {
-        let mut text = String::with_capacity(512);
-        // Writing to a String cannot fail.
-        let _: fmt::Result = self.write(&mut text);
-        text
-    }
-
-    fn write(&self, out: &mut String) -> fmt::Result {
-        out.push_str("#EXTM3U\n");
+impl fmt::Display for Multivariant {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("#EXTM3U\n")?;
         // Section 8: nothing in here needs a version, but EXT-X-MEDIA is not understood below 4.
         if !self.audio.is_empty() {
-            out.push_str("#EXT-X-VERSION:4\n");
+            out.write_str("#EXT-X-VERSION:4\n")?;
         }
         if self.independent_segments {
-            out.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
+            out.write_str("#EXT-X-INDEPENDENT-SEGMENTS\n")?;
         }
         for (index, audio) in self.audio.iter().enumerate() {
             let default = if index == 0 { "YES" } else { "NO" };
@@ -112,7 +105,7 @@ mod tests {
                 frame_rate: Some(30.0),
             }],
         };
-        insta::assert_snapshot!(playlist.render(), @r#"
+        insta::assert_snapshot!(playlist, @r#"
         #EXTM3U
         #EXT-X-VERSION:4
         #EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="audio",NAME="audio",DEFAULT=YES,AUTOSELECT=YES,CHANNELS="2",URI="audio/index.m3u8"
@@ -135,7 +128,7 @@ mod tests {
                 frame_rate: None,
             }],
         };
-        insta::assert_snapshot!(playlist.render(), @r#"
+        insta::assert_snapshot!(playlist, @r#"
         #EXTM3U
         #EXT-X-INDEPENDENT-SEGMENTS
         #EXT-X-STREAM-INF:BANDWIDTH=70000,AVERAGE-BANDWIDTH=64000,CODECS="opus"

@@ -2,7 +2,7 @@
 //! is listed and for how long is decided elsewhere.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     time::{Duration, SystemTime},
 };
 
@@ -78,15 +78,8 @@ pub(super) struct RenditionReport {
     pub(super) last_part: u64,
 }
 
-impl MediaPlaylist<'_> {
-    pub(super) fn render(&self) -> String {
-        let mut text = String::with_capacity(4096);
-        // Writing to a String cannot fail.
-        let _: fmt::Result = self.write(&mut text);
-        text
-    }
-
-    fn write(&self, out: &mut String) -> fmt::Result {
+impl fmt::Display for MediaPlaylist<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Section 8: EXT-X-MAP asks for 6, EXT-X-SKIP for 9; the low-latency tags ask for nothing.
         let version = if self.skipped > 0 { 9 } else { 6 };
         writeln!(out, "#EXTM3U\n#EXT-X-VERSION:{version}")?;
@@ -138,11 +131,13 @@ impl MediaPlaylist<'_> {
         }
         Ok(())
     }
+}
 
+impl MediaPlaylist<'_> {
     /// `init` is the one in force, by the segment before.
     fn write_segment(
         &self,
-        out: &mut String,
+        out: &mut fmt::Formatter<'_>,
         segment: &SegmentEntry,
         init: Option<u64>,
     ) -> fmt::Result {
@@ -161,11 +156,11 @@ impl MediaPlaylist<'_> {
                 part.duration.as_secs_f64(),
                 self.name(Item::Part(part.number))
             )?;
-            out.push_str(if part.independent {
+            out.write_str(if part.independent {
                 ",INDEPENDENT=YES\n"
             } else {
                 "\n"
-            });
+            })?;
         }
         if let Some(msn) = segment.complete {
             let uri = self.name(Item::Segment(msn));
@@ -187,7 +182,7 @@ pub(super) const fn skip_boundary(target_duration: u64) -> Duration {
     Duration::from_secs(6 * target_duration)
 }
 
-fn write_date(out: &mut String, at: SystemTime) -> fmt::Result {
+fn write_date(out: &mut fmt::Formatter<'_>, at: SystemTime) -> fmt::Result {
     let at = OffsetDateTime::from(at);
     writeln!(
         out,
@@ -209,7 +204,7 @@ mod tests {
     fn segment(complete: Option<u64>, parts: &[u64]) -> SegmentEntry {
         SegmentEntry {
             complete,
-            duration: Duration::from_millis(2000),
+            duration: Duration::from_secs(2),
             init: 0,
             discontinuity: false,
             program_date_time: SystemTime::UNIX_EPOCH
@@ -255,7 +250,7 @@ mod tests {
 
     #[test]
     fn live_playlist() {
-        insta::assert_snapshot!(playlist().render(), @r#"
+        insta::assert_snapshot!(playlist(), @r#"
         #EXTM3U
         #EXT-X-VERSION:6
         #EXT-X-INDEPENDENT-SEGMENTS
@@ -290,7 +285,7 @@ mod tests {
     fn delta_update() {
         let mut delta = playlist();
         delta.skipped = 3;
-        insta::assert_snapshot!(delta.render(), @r#"
+        insta::assert_snapshot!(delta, @r#"
         #EXTM3U
         #EXT-X-VERSION:9
         #EXT-X-INDEPENDENT-SEGMENTS
@@ -317,7 +312,7 @@ mod tests {
         ended.independent_segments = false;
         ended.segments.drain(..2);
         ended.segments[1].complete = Some(10);
-        insta::assert_snapshot!(ended.render(), @r#"
+        insta::assert_snapshot!(ended, @r#"
         #EXTM3U
         #EXT-X-VERSION:6
         #EXT-X-TARGETDURATION:2

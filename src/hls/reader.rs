@@ -5,7 +5,8 @@
 //! leaves nothing behind when its future is dropped.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    cmp::Ordering,
+    sync::{Arc, atomic},
     time::Duration,
 };
 
@@ -170,7 +171,7 @@ impl Stream {
             }
             let until = recheck.map_or(deadline, |at| at.min(deadline));
             // Over or told, the next look decides.
-            let _: Result<_, _> = timeout_at(until, changed.changed()).await;
+            drop(timeout_at(until, changed.changed()).await);
         }
     }
 }
@@ -220,12 +221,10 @@ fn is_there(rendition: &Rendition, msn: u64, part: Option<u64>) -> Result<bool, 
     let Some(part) = part else {
         return Ok(msn < next);
     };
-    let ahead = if msn == next {
-        part.saturating_sub(rendition.open_parts())
-    } else if msn > next {
-        part
-    } else {
-        0
+    let ahead = match msn.cmp(&next) {
+        Ordering::Less => 0,
+        Ordering::Equal => part.saturating_sub(rendition.open_parts()),
+        Ordering::Greater => part,
     };
     if ahead >= advance_part_limit(rendition.part_target()) {
         return Err(HlsError::BadRequest(format!(
@@ -254,9 +253,11 @@ impl<'a> Waiter<'a> {
         let limit = shared.settings.max_waiters;
         shared
             .waiters
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
-                (waiting < limit).then_some(waiting + 1)
-            })
+            .try_update(
+                atomic::Ordering::Relaxed,
+                atomic::Ordering::Relaxed,
+                |waiting| (waiting < limit).then_some(waiting + 1),
+            )
             .map(|_| Self(shared))
             .map_err(|_| HlsError::Overloaded {
                 retry_after: Duration::from_secs(1),
@@ -266,6 +267,6 @@ impl<'a> Waiter<'a> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiters.fetch_sub(1, atomic::Ordering::Relaxed);
     }
 }

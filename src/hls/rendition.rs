@@ -217,7 +217,7 @@ impl Rendition {
         );
         self.segments.push_back(segment);
         while let Some(oldest) = self.segments.get_mut(self.unlisted) {
-            if self.listed - oldest.duration < self.window {
+            if self.listed.saturating_sub(oldest.duration) < self.window {
                 break;
             }
             self.listed -= oldest.duration;
@@ -233,7 +233,7 @@ impl Rendition {
     fn unlist_old_parts(&mut self, now: Instant) {
         let young = Duration::from_secs(3 * self.target_duration);
         for segment in self.segments.iter_mut().rev() {
-            if self.elapsed - segment.start <= young {
+            if self.elapsed.saturating_sub(segment.start) <= young {
                 continue;
             }
             if segment.parts_unlisted.is_some() {
@@ -404,7 +404,7 @@ impl Rendition {
         let skipped = if skip {
             complete
                 .clone()
-                .take_while(|s| self.elapsed - s.start - s.duration > boundary)
+                .take_while(|s| self.elapsed.saturating_sub(s.start + s.duration) > boundary)
                 .count()
         } else {
             0

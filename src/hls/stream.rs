@@ -168,7 +168,8 @@ impl Stream {
         }
     }
 
-    /// Says that a part lies on disk as well, byte for byte: it leaves memory as soon as it is no longer young (listed
+    /// Says that a part lies on disk as well, byte for byte (`mfhd.sequence_number` apart, which players do not look at):
+    /// it leaves memory as soon as it is no longer young (listed
     /// one by one: three target durations), and is read from the file from then on.
     ///
     /// `false` if that part is no longer kept, or the length is another.
@@ -282,7 +283,7 @@ impl State {
         } else {
             let delta = if skip { "-delta" } else { "" };
             let tag = format!("{key}-{}-{}{delta}", rendition.name, self.version);
-            Document::new(playlist.render(), tag)
+            Document::new(playlist.to_string(), tag)
         };
         let rendition = &mut self.renditions[index];
         let cached = if skip {
@@ -307,7 +308,7 @@ impl State {
             return None;
         }
         let tag = format!("{key}-index-{}", self.outline);
-        let document = Document::new(playlist.render(), tag);
+        let document = Document::new(playlist.to_string(), tag);
         self.multivariant = Some((self.outline, Arc::clone(&document)));
         Some(document)
     }
