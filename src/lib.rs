@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod hls;
 pub mod id;
 pub mod media;
 pub mod timeline;
