@@ -7,3 +7,4 @@ pub mod id;
 pub mod media;
 pub mod timeline;
 pub mod recording;
+pub mod pipeline;
