@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod hls;
+pub mod config;
 pub mod id;
 pub mod media;
 pub mod timeline;
