@@ -4,3 +4,5 @@
 
 pub mod id;
 pub mod media;
+pub mod transport;
+pub mod whip;
