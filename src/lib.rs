@@ -9,3 +9,5 @@ pub mod media;
 pub mod timeline;
 pub mod recording;
 pub mod pipeline;
+pub mod transport;
+pub mod whip;
