@@ -4,3 +4,4 @@
 
 pub mod id;
 pub mod media;
+pub mod transport;
