@@ -2,12 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-pub mod hls;
 pub mod config;
+pub mod hls;
 pub mod id;
 pub mod media;
-pub mod timeline;
-pub mod recording;
 pub mod pipeline;
+pub mod recording;
+pub mod session;
+pub mod timeline;
 pub mod transport;
 pub mod whip;
