@@ -136,7 +136,7 @@ impl Outputs {
         self.stream.push_init(kind, init.clone());
         let joined = self.inits.insert(kind, init.clone()).is_none();
         match &self.recorder {
-            Some(recorder) if recorder.has(kind) => recorder.push_init(kind, init),
+            Some(recorder) if recorder.has(kind) => recorder.push_init(kind, &init),
             Some(_) if joined => {
                 tracing::info!(%kind, "a track joined late: the recording goes on in a new file");
                 self.end_recording(now);
@@ -177,7 +177,7 @@ impl Outputs {
 
     fn start_recording(&mut self, now: Instant) {
         let Some(store) = &self.recordings else { return };
-        let tracks = self.inits.iter().map(|(kind, init)| (*kind, init.clone())).collect();
+        let tracks: Vec<_> = self.inits.iter().map(|(kind, init)| (*kind, init.clone())).collect();
         let stream = self.stream.clone();
         let in_flight = Arc::clone(&self.in_flight);
         let on_written = Arc::new(move |written: Written| {
@@ -186,7 +186,7 @@ impl Outputs {
                 stream.offload(written.kind, key, written.range);
             }
         });
-        match store.start(&self.session, self.started, tracks, on_written) {
+        match store.start(&self.session, self.started, &tracks, on_written) {
             Ok(recorder) => {
                 tracing::info!(path = %recorder.path().display(), waited = ?self.waiting_since.map(|since| now - since), "recording started");
                 self.recorder = Some(recorder);

@@ -281,7 +281,8 @@ impl Publication {
                     made.push(Made::Init(kind, init));
                 }
                 Output::Part(part) => {
-                    let pts = nanos(part.presentation_time, track.timescale) - pipeline::TIMESTAMP_OFFSET_NS;
+                    let offset = i64::try_from(pipeline::START_OFFSET.as_nanos()).unwrap_or_default();
+                    let pts = nanos(part.presentation_time, track.timescale) - offset;
                     if let Some(demand) = &mut track.demand {
                         if part.independent {
                             demand.keyframe(pts);
