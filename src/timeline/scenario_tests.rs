@@ -946,6 +946,37 @@ fn silence_is_noticed_though_only_probing_packets_come() {
     assert!((ms(1_980)..=ms(2_000)).contains(&idle[0].0), "{idle:?}");
 }
 
+/// `cargo test --lib timeline -- --ignored --nocapture measure`
+#[test]
+#[ignore = "a measurement to run by hand"]
+fn measure_the_cost_of_a_packet() {
+    let senders = [video(), audio()].map(|sender| Sender {
+        ends: 600_000,
+        jitter: 15,
+        loss: 5,
+        ..sender
+    });
+    let mut inputs: Vec<_> = senders.iter().flat_map(Sender::inputs).collect();
+    inputs.sort_by_key(|(at, ..)| *at);
+    let packets = inputs.len();
+    let mut timeline = Timeline::new(Settings::default(), &CLOCKS);
+    let mut events = 0;
+    let start = std::time::Instant::now();
+    for (time, track, input) in inputs {
+        let now = at(time);
+        match input {
+            Input::Rtp(packet) => timeline.push_rtp(now, track, packet),
+            Input::Report(report) => timeline.push_sender_report(now, track, report),
+        }
+        while timeline.poll(now).is_some() {
+            events += 1;
+        }
+        std::hint::black_box(timeline.deadline());
+    }
+    let each = start.elapsed() / u32::try_from(packets).unwrap();
+    println!("{packets} packets, {events} events: {each:?} per packet");
+}
+
 prop_compose! {
     fn sender(track: TrackIndex)(
         ppm in -300i64..300,
