@@ -182,7 +182,10 @@ impl Timeline {
         }
     }
 
-    /// Takes a packet that arrived at `now`. An unknown track is ignored. `now` never goes back between calls.
+    /// Takes a packet that arrived at `now`. An unknown track is ignored.
+    ///
+    /// `now` does not go back from push to push; a poll in between may have been some milliseconds ahead of it, as
+    /// happens when arrivals wait in a queue.
     pub fn push_rtp(&mut self, now: Monotonic, track: TrackIndex, packet: RtpPacket) {
         let Some(track) = self.tracks.get_mut(track) else {
             return;
