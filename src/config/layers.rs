@@ -17,7 +17,7 @@ use toml::{Table, Value};
 use super::Config;
 
 /// What the environment variables of the gateway start with; sections and keys follow, joined by two underscores.
-pub const ENVIRONMENT_PREFIX: &str = "WHIPGATE__";
+const ENVIRONMENT_PREFIX: &str = "WHIPGATE__";
 
 /// Where a configuration is read from; a later field wins over an earlier one.
 #[derive(Clone, Default)]

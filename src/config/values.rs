@@ -178,7 +178,9 @@ impl Access {
         {
             return Err(match word {
                 "none" => "\"none\" stands alone, it is not a token",
-                _ => "JWT and webhooks are not available in this version: use \"none\" or a list of tokens",
+                _ => {
+                    "JWT and webhooks are not available in this version: use \"none\" or a list of tokens"
+                }
             });
         }
         if !tokens.iter().all(|token| is_bearer_token(token)) {
