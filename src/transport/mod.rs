@@ -20,6 +20,7 @@ mod fake;
 mod gate;
 mod options;
 mod peer;
+mod place;
 mod publication;
 mod publish;
 mod sink;
