@@ -2,7 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod hls;
 pub mod id;
 pub mod media;
+pub mod pipeline;
+pub mod recording;
+pub mod session;
+pub mod timeline;
 pub mod transport;
 pub mod whip;

@@ -18,6 +18,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod gate;
+mod offer;
 mod options;
 mod peer;
 mod place;
@@ -26,6 +27,7 @@ mod publish;
 mod sink;
 #[cfg(test)]
 mod tests;
+pub mod webrtc;
 
 use std::pin::Pin;
 

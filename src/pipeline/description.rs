@@ -1,0 +1,236 @@
+//! The gst-launch texts: where they come from, what they must contain, and the elements they make.
+//!
+//! Values never become part of a text: they are set as properties on the element named `mux`.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use gst::prelude::*;
+use gstreamer as gst;
+
+use super::{
+    error::{MissingElement, PipelineError},
+    mux,
+};
+use crate::media::Codec;
+
+/// One text.
+#[derive(Clone, Debug)]
+pub(super) struct Description {
+    codec: Codec,
+    origin: String,
+    text: String,
+}
+
+/// What a text was made into.
+#[derive(Debug)]
+pub(super) struct Elements {
+    pub bin: gst::Bin,
+    pub mux: gst::Element,
+    /// Takes RTP packets.
+    pub sink: gst::Pad,
+    /// Puts out what the mux makes.
+    pub src: gst::Pad,
+}
+
+/// The text of every codec: the file in `dir` where there is one, else the built-in text.
+pub(super) fn load(dir: Option<&Path>) -> Result<Vec<Description>, PipelineError> {
+    if let Some(dir) = dir {
+        refuse_unknown_files(dir)?;
+    }
+    Codec::ALL
+        .into_iter()
+        .map(|codec| match dir {
+            Some(dir) => Description::read(codec, &dir.join(format!("{codec}.launch"))),
+            None => Ok(Description::built_in(codec)),
+        })
+        .collect()
+}
+
+/// A misspelt file name would otherwise be passed over in silence.
+fn refuse_unknown_files(dir: &Path) -> Result<(), PipelineError> {
+    let unreadable = |source| PipelineError::Read {
+        path: dir.to_owned(),
+        source,
+    };
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        let path: PathBuf = entry.map_err(unreadable)?.path();
+        let launch = path.extension().is_some_and(|e| e == "launch");
+        let known = Codec::ALL
+            .iter()
+            .any(|codec| path.file_stem().is_some_and(|stem| stem == codec.as_str()));
+        if launch && !known {
+            return Err(PipelineError::UnknownFile { path });
+        }
+    }
+    Ok(())
+}
+
+impl Description {
+    fn built_in(codec: Codec) -> Self {
+        let text = match codec {
+            Codec::H264 => include_str!("../../pipelines/h264.launch"),
+            Codec::H265 => include_str!("../../pipelines/h265.launch"),
+            Codec::Av1 => include_str!("../../pipelines/av1.launch"),
+            Codec::Vp9 => include_str!("../../pipelines/vp9.launch"),
+            Codec::Opus => include_str!("../../pipelines/opus.launch"),
+        };
+        Self {
+            codec,
+            origin: format!("built-in {codec}.launch"),
+            text: without_comments(text),
+        }
+    }
+
+    fn read(codec: Codec, path: &Path) -> Result<Self, PipelineError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Ok(Self {
+                codec,
+                origin: path.display().to_string(),
+                text: without_comments(&text),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::built_in(codec)),
+            Err(source) => Err(PipelineError::Read {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Makes the elements and checks that they are what a pipeline must have.
+    pub(super) fn build(&self) -> Result<Elements, PipelineError> {
+        let mut context = gst::ParseContext::new();
+        let element = gst::parse::bin_from_description_full(
+            &self.text,
+            true,
+            Some(&mut context),
+            gst::ParseFlags::FATAL_ERRORS,
+        );
+        let missing = context.missing_elements();
+        if !missing.is_empty() {
+            return Err(PipelineError::MissingElements(
+                missing.iter().map(|name| missing_element(name)).collect(),
+            ));
+        }
+        let bin = element
+            .map_err(|error| self.wrong(error.to_string()))?
+            .downcast::<gst::Bin>()
+            .map_err(|_| self.wrong("the text does not make a bin".to_owned()))?;
+        let pad = |name: &str, what: &str| {
+            bin.static_pad(name).ok_or_else(|| {
+                self.wrong(format!(
+                    "there must be exactly one chain of elements, with an unlinked {name} pad at its {what}"
+                ))
+            })
+        };
+        let mux = bin
+            .by_name("mux")
+            .filter(|e| e.factory().is_some_and(|f| f.name() == mux::FACTORY))
+            .ok_or_else(|| self.wrong(format!("there is no `{} name=mux`", mux::FACTORY)))?;
+        Ok(Elements {
+            mux,
+            sink: pad("sink", "start")?,
+            src: pad("src", "end")?,
+            bin,
+        })
+    }
+
+    /// Builds the elements and brings them to READY: they find their libraries and devices.
+    pub(super) fn check(&self) -> Result<(), PipelineError> {
+        let Elements { bin, .. } = self.build()?;
+        let bus = gst::Bus::new();
+        bin.set_bus(Some(&bus));
+        let ready = bin.set_state(gst::State::Ready);
+        let message = bus.pop_filtered(&[gst::MessageType::Error]);
+        // Going down to NULL succeeds always, as GStreamer defines it.
+        let _ = bin.set_state(gst::State::Null);
+        bin.set_bus(None::<&gst::Bus>);
+        match ready {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.wrong(match message.as_ref().map(|m| m.view()) {
+                Some(gst::MessageView::Error(error)) => error_text(error),
+                _ => "the elements cannot be made ready".to_owned(),
+            })),
+        }
+    }
+
+    pub(super) fn wrong(&self, problem: String) -> PipelineError {
+        PipelineError::Text {
+            origin: self.origin.clone(),
+            problem,
+        }
+    }
+}
+
+/// What an error message says, with the element that said it.
+pub(super) fn error_text(error: &gst::message::Error) -> String {
+    let source = error
+        .src()
+        .map(|s| s.name().to_string())
+        .unwrap_or_default();
+    match error.debug() {
+        Some(debug) => format!("{source}: {} ({debug})", error.error()),
+        None => format!("{source}: {}", error.error()),
+    }
+}
+
+/// gst-launch texts know no comments: lines that start with `#` are ours.
+fn without_comments(text: &str) -> String {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn missing_element(name: &str) -> MissingElement {
+    let debian_package = match name {
+        "rtph264depay" | "rtph265depay" | "rtpvp9depay" | "rtpvp8depay" | "rtpopusdepay"
+        | "capssetter" => Some("gstreamer1.0-plugins-good"),
+        "h264parse" | "h265parse" | "av1parse" | "vp9parse" | "h264timestamper"
+        | "h265timestamper" | "opusparse" => Some("gstreamer1.0-plugins-bad"),
+        "x264enc" => Some("gstreamer1.0-plugins-ugly"),
+        "avenc_aac" | "avdec_h264" | "avdec_h265" => Some("gstreamer1.0-libav"),
+        "queue" | "capsfilter" | "identity" | "tee" | "filesink" | "fakesink" => {
+            Some("libgstreamer1.0-0")
+        }
+        "opusdec" | "audioconvert" | "audioresample" | "videoconvert" | "videoscale" => {
+            Some("gstreamer1.0-plugins-base")
+        }
+        _ => None,
+    };
+    MissingElement {
+        element: name.to_owned(),
+        debian_package,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comment_lines_go_and_the_rest_stays() {
+        assert_eq!(
+            without_comments("# one\n  # two\na ! b name=\"#3\"\n! c"),
+            "a ! b name=\"#3\"\n! c"
+        );
+    }
+
+    #[test]
+    fn every_built_in_text_is_right() {
+        crate::pipeline::init().unwrap();
+        for codec in Codec::ALL {
+            Description::built_in(codec).check().unwrap();
+        }
+    }
+}

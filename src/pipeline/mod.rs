@@ -1,0 +1,140 @@
+//! From RTP packets with presentation times to initialization segments and parts, by GStreamer.
+//!
+//! Owns GStreamer: no other module names it. It must not know sessions, playlists, files or clocks: what comes out
+//! depends on what was pushed in and on nothing else, and it comes out synchronously, on the thread that pushed.
+//!
+//! One [`Pipeline`] per track runs a gst-launch text of one codec: depayloader, parser, timestamper and our own mux
+//! element. The texts are in `pipelines/`; its README tells what a text may contain and how the mux behaves.
+
+mod cut;
+mod description;
+mod error;
+mod mux;
+mod rtp;
+mod runner;
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use gstreamer as gst;
+
+use crate::media::{Codec, InitSegment, Part, TrackInfo};
+use description::Description;
+pub use error::{MissingElement, PipelineError};
+pub use runner::Pipeline;
+
+/// Every decode and presentation time that comes out is this much later than the time that went in.
+///
+/// Pictures that are decoded before they are shown (B-frames) have decode times before the first presentation time, and
+/// a track may begin before the stream's zero; boxes know no negative times. The same offset for every track of every
+/// stream keeps them all in place against each other.
+pub const START_OFFSET: Duration = Duration::from_secs(1);
+
+/// How one track is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Longest part.
+    pub part_duration: Duration,
+    /// Wanted length of a segment; TARGETDURATION is this, rounded up to whole seconds.
+    pub segment_duration: Duration,
+    /// `track_ID` in every box, not 0. By convention 1 is video and 2 is audio, so that the parts of both can be put
+    /// into one file unchanged.
+    pub track_id: u32,
+}
+
+/// What a pipeline puts out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Output {
+    /// Precedes the first part, and again the first part after every change of the encoding.
+    Init(InitSegment),
+    /// The next part.
+    Part(Part),
+    /// Nothing can go out, or something broken would, until a keyframe comes. Repeated once a second of media time.
+    KeyframeWanted,
+}
+
+/// Starts GStreamer and makes the elements known that are built into this program. Calling it again does nothing.
+///
+/// # Errors
+/// GStreamer cannot be started, or refuses an element.
+pub fn init() -> Result<(), PipelineError> {
+    static DONE: Mutex<bool> = Mutex::new(false);
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*done {
+        gst::init().map_err(|error| PipelineError::Init(error.to_string()))?;
+        gstrsrtp::plugin_register_static()
+            .and_then(|()| mux::register())
+            .map_err(|error| PipelineError::Init(error.to_string()))?;
+        *done = true;
+    }
+    Ok(())
+}
+
+/// The pipeline texts of every codec, checked.
+#[derive(Clone)]
+pub struct Pipelines {
+    descriptions: Vec<Description>,
+}
+
+impl Pipelines {
+    /// Takes the built-in texts, each replaced by `<dir>/<codec>.launch` where that file exists, and tries each of them:
+    /// every element must exist, every property must be right, and the whole must reach the READY state.
+    ///
+    /// # Errors
+    /// The directory cannot be read or has `.launch` files of unknown codecs; elements are missing (all of them at once,
+    /// with the Debian packages that have them); a text is wrong.
+    pub fn load(dir: Option<&Path>) -> Result<Self, PipelineError> {
+        init()?;
+        let descriptions = description::load(dir)?;
+        let mut missing = Vec::new();
+        for description in &descriptions {
+            match description.check() {
+                Ok(()) => {}
+                Err(PipelineError::MissingElements(more)) => missing.extend(more),
+                Err(other) => return Err(other),
+            }
+        }
+        if missing.is_empty() {
+            Ok(Self { descriptions })
+        } else {
+            missing.sort();
+            missing.dedup();
+            Err(PipelineError::MissingElements(missing))
+        }
+    }
+
+    /// Starts the pipeline for one track. `output` is called synchronously inside the calls of [`Pipeline`], on the
+    /// calling thread; it must not block. If it panics, the pipeline has failed and the panic goes no further.
+    ///
+    /// # Errors
+    /// The pipeline cannot be built or started.
+    pub fn start(
+        &self,
+        track: &TrackInfo,
+        settings: &Settings,
+        output: impl FnMut(Output) + Send + 'static,
+    ) -> Result<Pipeline, PipelineError> {
+        let description = self
+            .descriptions
+            .iter()
+            .find(|d| d.codec() == track.codec)
+            .ok_or(PipelineError::NoText(track.codec))?;
+        Pipeline::start(description, track, settings, Box::new(output))
+    }
+
+    /// Where the text of each codec comes from, for the log.
+    pub fn origins(&self) -> impl Iterator<Item = (Codec, &str)> {
+        self.descriptions.iter().map(|d| (d.codec(), d.origin()))
+    }
+}
+
+impl fmt::Debug for Pipelines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.origins()).finish()
+    }
+}

@@ -1,0 +1,544 @@
+//! The element: pads, properties, events. Decides nothing about media itself.
+
+use std::{
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use gst::{glib, prelude::*, subclass::prelude::*};
+use gstreamer as gst;
+
+use super::{
+    END_PART, PartMeta, boxes,
+    format::{Input, TrackFormat},
+    fragment::{AccessUnit, Fragment, Fragmenter, Taken},
+};
+use crate::pipeline::{
+    START_OFFSET,
+    cut::{Limits, Rule},
+};
+
+/// While no keyframe comes, one is asked for this often (of media time).
+const ASK_AGAIN_NS: i64 = 1_000_000_000;
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        super::FACTORY,
+        gst::DebugColorFlags::empty(),
+        Some("whipgate CMAF mux"),
+    )
+});
+
+#[derive(Debug)]
+struct Settings {
+    part_duration: u64,
+    segment_duration: u64,
+    start_offset: u64,
+    timescale: u32,
+    track_id: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            part_duration: 200_000_000,
+            segment_duration: 2_000_000_000,
+            start_offset: nanoseconds(START_OFFSET),
+            timescale: 0,
+            track_id: 1,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    segment: gst::FormattedSegment<gst::ClockTime>,
+    input: Option<Input>,
+    track: Option<Track>,
+    /// Media time of the last request for a keyframe; `None` while none is missing.
+    asked_at: Option<i64>,
+}
+
+/// What exists from the first keyframe on.
+#[derive(Debug)]
+struct Track {
+    format: TrackFormat,
+    fragmenter: Fragmenter<gst::Buffer>,
+    timescale: u32,
+}
+
+/// What leaves the element once its state is unlocked again.
+enum Outgoing {
+    Init(gst::Caps, gst::Buffer),
+    Part(gst::Buffer),
+    AskForKeyframe,
+}
+
+#[derive(Debug, glib::Properties)]
+#[properties(wrapper_type = super::Mux)]
+pub(crate) struct Mux {
+    sinkpad: gst::Pad,
+    srcpad: gst::Pad,
+    #[property(name = "part-duration", get, set, type = u64, member = part_duration, minimum = 1_000_000,
+        default = 200_000_000, nick = "Part duration", blurb = "Longest part, in nanoseconds")]
+    #[property(name = "segment-duration", get, set, type = u64, member = segment_duration, minimum = 1_000_000,
+        default = 2_000_000_000, nick = "Segment duration", blurb = "Wanted length of a segment, in nanoseconds")]
+    #[property(name = "start-offset", get, set, type = u64, member = start_offset,
+        nick = "Start offset", blurb = "Added to every running time, so that decode times before the first presentation time are not negative, in nanoseconds")]
+    #[property(name = "timescale", get, set, type = u32, member = timescale,
+        nick = "Timescale", blurb = "Ticks per second of the track (0 = 90000 for video, 48000 for audio)")]
+    #[property(name = "track-id", get, set, type = u32, member = track_id, minimum = 1, default = 1,
+        nick = "Track id", blurb = "track_ID in every box")]
+    settings: Mutex<Settings>,
+    state: Mutex<State>,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for Mux {
+    const NAME: &'static str = "WhipgateMux";
+    type Type = super::Mux;
+    type ParentType = gst::Element;
+
+    fn with_class(class: &Self::Class) -> Self {
+        let pad = |name: &str, direction| match class.pad_template(name) {
+            Some(template) => gst::Pad::builder_from_template(&template),
+            None => gst::Pad::builder(direction).name(name),
+        };
+        Self {
+            sinkpad: pad("sink", gst::PadDirection::Sink)
+                .chain_function(|_, parent, buffer| {
+                    Self::catch_panic_pad_function(
+                        parent,
+                        || Err(gst::FlowError::Error),
+                        |mux| mux.chain(buffer),
+                    )
+                })
+                .event_function(|pad, parent, event| {
+                    Self::catch_panic_pad_function(
+                        parent,
+                        || false,
+                        |mux| mux.sink_event(pad, event),
+                    )
+                })
+                .build(),
+            srcpad: pad("src", gst::PadDirection::Src).build(),
+            settings: Mutex::default(),
+            state: Mutex::default(),
+        }
+    }
+}
+
+#[glib::derived_properties]
+impl ObjectImpl for Mux {
+    fn constructed(&self) {
+        self.parent_constructed();
+        for pad in [&self.sinkpad, &self.srcpad] {
+            if let Err(error) = self.obj().add_pad(pad) {
+                gst::error!(CAT, imp = self, "cannot add a pad: {error}");
+            }
+        }
+    }
+
+    fn signals() -> &'static [glib::subclass::Signal] {
+        static SIGNALS: LazyLock<Vec<glib::subclass::Signal>> = LazyLock::new(|| {
+            vec![
+                glib::subclass::Signal::builder(END_PART)
+                    .action()
+                    .class_handler(|args| {
+                        if let Some(mux) = args.first().and_then(|v| v.get::<super::Mux>().ok()) {
+                            mux.imp().end_part();
+                        }
+                        None
+                    })
+                    .build(),
+            ]
+        });
+        &SIGNALS
+    }
+}
+
+impl GstObjectImpl for Mux {}
+
+impl ElementImpl for Mux {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Whipgate CMAF mux",
+                "Codec/Muxer",
+                "Cuts one track into CMAF parts and segments for low-latency HLS and recording",
+                "whipgate",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let sink: gst::Caps = [
+                gst::Structure::builder("video/x-h264")
+                    .field("stream-format", gst::List::new(["avc", "avc3"]))
+                    .field("alignment", "au")
+                    .build(),
+                gst::Structure::builder("video/x-h265")
+                    .field("stream-format", gst::List::new(["hvc1", "hev1"]))
+                    .field("alignment", "au")
+                    .build(),
+                gst::Structure::builder("video/x-av1")
+                    .field("stream-format", "obu-stream")
+                    .field("alignment", "tu")
+                    .build(),
+                gst::Structure::new_empty("video/x-vp9"),
+                gst::Structure::new_empty("audio/x-opus"),
+            ]
+            .into_iter()
+            .collect();
+            let src = gst::Caps::builder("video/quicktime")
+                .field("variant", "iso-fragmented")
+                .build();
+            [
+                ("sink", gst::PadDirection::Sink, sink),
+                ("src", gst::PadDirection::Src, src),
+            ]
+            .into_iter()
+            .filter_map(|(name, direction, caps)| {
+                gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps).ok()
+            })
+            .collect()
+        });
+        &TEMPLATES
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        let result = self.parent_change_state(transition);
+        if transition == gst::StateChange::PausedToReady {
+            *self.state() = State::default();
+        }
+        result
+    }
+}
+
+impl Mux {
+    // A panic while locked has already ended this pipeline; the state is as good as any.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let outgoing = self.take(buffer)?;
+        self.send(outgoing)
+    }
+
+    /// Takes one access unit. Returns what has to leave the element because of it.
+    fn take(&self, buffer: gst::Buffer) -> Result<Vec<Outgoing>, gst::FlowError> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let Some(input) = &state.input else {
+            gst::element_imp_error!(self, gst::CoreError::Negotiation, ["buffer before caps"]);
+            return Err(gst::FlowError::NotNegotiated);
+        };
+        let mut outgoing = Vec::new();
+        let Some((decode_time, presentation_time)) = self.times(&state.segment, &buffer) else {
+            gst::warning!(CAT, imp = self, "dropping {buffer:?}: no timestamp");
+            return Ok(outgoing);
+        };
+        let map = buffer
+            .map_readable()
+            .map_err(|_| gst::FlowError::Error)?;
+        let delta = buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        let sync = input.is_sync(&map, delta);
+        let prefix = input.prefix_len(&map);
+        if sync
+            && let Some(format) = input.format_at(&map)
+            && state.track.as_ref().is_none_or(|t| t.format != format)
+        {
+            if let Some(track) = &mut state.track {
+                let mut fragments = Vec::new();
+                track.fragmenter.close(Some(decode_time), &mut fragments);
+                self.write_parts(&fragments, track.timescale, &mut outgoing)?;
+            }
+            let track = self.new_track(format, input.is_video());
+            outgoing.push(self.write_init(&track)?);
+            state.track = Some(track);
+        }
+        let taken = match &mut state.track {
+            None => Taken::No,
+            Some(track) => {
+                let nominal = input.nominal_duration(&map, track.timescale);
+                drop(map);
+                let data = if prefix > 0 {
+                    buffer
+                        .copy_region(gst::BufferCopyFlags::MEMORY, prefix..)
+                        .map_err(|_| gst::FlowError::Error)?
+                } else {
+                    buffer
+                };
+                let unit = AccessUnit {
+                    decode_time,
+                    presentation_time,
+                    nominal,
+                    sync,
+                    size: u32::try_from(data.size()).map_err(|_| gst::FlowError::Error)?,
+                    data,
+                };
+                let mut fragments = Vec::new();
+                let taken = track.fragmenter.push(unit, &mut fragments);
+                self.write_parts(&fragments, track.timescale, &mut outgoing)?;
+                taken
+            }
+        };
+        let ask = match taken {
+            Taken::Yes => {
+                state.asked_at = None;
+                false
+            }
+            Taken::WithoutKeyframe => true,
+            Taken::No => state
+                .asked_at
+                .is_none_or(|at| (decode_time - at).abs() >= ASK_AGAIN_NS),
+        };
+        if ask {
+            state.asked_at = Some(decode_time);
+            outgoing.push(Outgoing::AskForKeyframe);
+        }
+        Ok(outgoing)
+    }
+
+    /// Decode and presentation time in nanoseconds of running time, plus the offset. Signed, because the timestampers
+    /// of GStreamer move their segment by 1000 hours to make room for decode times before it.
+    fn times(
+        &self,
+        segment: &gst::FormattedSegment<gst::ClockTime>,
+        buffer: &gst::BufferRef,
+    ) -> Option<(i64, i64)> {
+        let offset = i64::try_from(self.settings().start_offset).ok()?;
+        let running = |time: Option<gst::ClockTime>| {
+            let ns = match segment.to_running_time_full(time?)? {
+                gst::Signed::Positive(time) => i64::try_from(time.nseconds()).ok()?,
+                gst::Signed::Negative(time) => -i64::try_from(time.nseconds()).ok()?,
+            };
+            ns.checked_add(offset)
+        };
+        let presentation = running(buffer.pts());
+        let decode = running(buffer.dts()).or(presentation)?;
+        Some((decode, presentation.unwrap_or(decode)))
+    }
+
+    fn new_track(&self, format: TrackFormat, video: bool) -> Track {
+        let settings = self.settings();
+        let (rule, usual) = if video {
+            (Rule::Keyframes, 90_000)
+        } else {
+            (Rule::Multiples, 48_000)
+        };
+        let timescale = match settings.timescale {
+            0 => usual,
+            timescale => timescale,
+        };
+        let limits = Limits::new(
+            Duration::from_nanos(settings.part_duration),
+            Duration::from_nanos(settings.segment_duration),
+            timescale,
+            rule,
+        );
+        Track {
+            format,
+            fragmenter: Fragmenter::new(limits, rule, timescale),
+            timescale,
+        }
+    }
+
+    fn write_init(&self, track: &Track) -> Result<Outgoing, gst::FlowError> {
+        let track_id = self.settings().track_id;
+        let bytes = boxes::init_segment(&track.format, track_id, track.timescale)
+            .map_err(|error| self.mux_error(&error))?;
+        let mut buffer = gst::Buffer::from_mut_slice(bytes);
+        if let Some(buffer) = buffer.get_mut() {
+            buffer.set_flags(gst::BufferFlags::HEADER);
+        }
+        let format = &track.format;
+        let mut caps = gst::Caps::builder("video/quicktime")
+            .field("variant", "iso-fragmented")
+            .field("codecs", &format.codecs)
+            .field("timescale", track.timescale)
+            .field("streamheader", gst::Array::new([&buffer]));
+        if let Some((width, height)) = format.resolution {
+            caps = caps.field("width", width).field("height", height);
+        } else {
+            caps = caps.field("channels", u32::from(format.channels));
+        }
+        Ok(Outgoing::Init(caps.build(), buffer))
+    }
+
+    fn write_parts(
+        &self,
+        fragments: &[Fragment<gst::Buffer>],
+        timescale: u32,
+        outgoing: &mut Vec<Outgoing>,
+    ) -> Result<(), gst::FlowError> {
+        for fragment in fragments {
+            outgoing.push(self.write_part(fragment, timescale)?);
+        }
+        Ok(())
+    }
+
+    fn write_part(
+        &self,
+        fragment: &Fragment<gst::Buffer>,
+        timescale: u32,
+    ) -> Result<Outgoing, gst::FlowError> {
+        let track_id = self.settings().track_id;
+        let bytes = boxes::part(fragment, track_id, |data, bytes| {
+            if let Ok(map) = data.map_readable() {
+                bytes.extend_from_slice(&map);
+            }
+        })
+        .map_err(|error| self.mux_error(&error))?;
+        let meta = PartMeta {
+            decode_time: fragment.decode_time,
+            presentation_time: fragment.presentation_time,
+            duration: fragment.duration,
+            samples: u32::try_from(fragment.samples.len()).unwrap_or(u32::MAX),
+            independent: fragment.samples.first().is_some_and(|s| s.sync),
+            starts_segment: fragment.starts_segment,
+            discontinuity: fragment.discontinuity,
+        };
+        let mut buffer = gst::Buffer::from_mut_slice(bytes);
+        if let Some(buffer) = buffer.get_mut() {
+            let time = |ticks: u64| {
+                gst::ClockTime::SECOND.mul_div_round(ticks, u64::from(timescale))
+            };
+            buffer.set_dts(time(meta.decode_time));
+            buffer.set_pts(time(meta.presentation_time));
+            buffer.set_duration(time(meta.duration));
+            if !meta.independent {
+                buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
+            }
+            if meta.discontinuity {
+                buffer.set_flags(gst::BufferFlags::DISCONT);
+            }
+            meta.attach(buffer).map_err(|error| {
+                gst::element_imp_error!(self, gst::CoreError::Failed, ["{error}"]);
+                gst::FlowError::Error
+            })?;
+        }
+        Ok(Outgoing::Part(buffer))
+    }
+
+    fn mux_error(&self, error: &mp4_atom::Error) -> gst::FlowError {
+        gst::element_imp_error!(self, gst::StreamError::Mux, ["cannot write boxes: {error}"]);
+        gst::FlowError::Error
+    }
+
+    fn send(&self, outgoing: Vec<Outgoing>) -> Result<gst::FlowSuccess, gst::FlowError> {
+        for outgoing in outgoing {
+            match outgoing {
+                Outgoing::Init(caps, buffer) => {
+                    self.srcpad.push_event(gst::event::Caps::new(&caps));
+                    let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+                    self.srcpad.push_event(gst::event::Segment::new(&segment));
+                    self.srcpad.push(buffer)?;
+                }
+                Outgoing::Part(buffer) => {
+                    self.srcpad.push(buffer)?;
+                }
+                Outgoing::AskForKeyframe => {
+                    let event = gstreamer_video::UpstreamForceKeyUnitEvent::builder()
+                        .all_headers(true)
+                        .build();
+                    self.sinkpad.push_event(event);
+                }
+            }
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        use gst::EventView;
+
+        match event.view() {
+            EventView::Caps(caps) => match Input::from_caps(caps.caps()) {
+                Ok(input) => {
+                    self.state().input = Some(input);
+                    true
+                }
+                Err(error) => {
+                    gst::element_imp_error!(self, gst::StreamError::Format, ["{error}"]);
+                    false
+                }
+            },
+            EventView::Segment(segment) => {
+                match segment.segment().clone().downcast::<gst::ClockTime>() {
+                    Ok(segment) => {
+                        self.state().segment = segment;
+                        true
+                    }
+                    Err(segment) => {
+                        gst::element_imp_error!(
+                            self,
+                            gst::CoreError::Event,
+                            ["segment in {:?}, not in time", segment.format()]
+                        );
+                        false
+                    }
+                }
+            }
+            EventView::Eos(_) => {
+                // The result can only be the flow of a downstream that is gone.
+                let _ = self.close();
+                gst::Pad::event_default(pad, Some(&*self.obj()), event)
+            }
+            EventView::FlushStop(_) => {
+                let mut state = self.state();
+                if let Some(track) = &mut state.track {
+                    track.fragmenter.flush();
+                }
+                state.asked_at = None;
+                drop(state);
+                gst::Pad::event_default(pad, Some(&*self.obj()), event)
+            }
+            EventView::StreamStart(_)
+            | EventView::FlushStart(_)
+            | EventView::CustomDownstream(_)
+            | EventView::CustomDownstreamOob(_) => {
+                gst::Pad::event_default(pad, Some(&*self.obj()), event)
+            }
+            // Gaps need nothing: the access unit before one lasts until the next. Tags and the like mean the input.
+            _ => true,
+        }
+    }
+
+    fn close(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.close_with(|fragmenter, fragments| fragmenter.close(None, fragments))
+    }
+
+    fn end_part(&self) {
+        let _lock = self.sinkpad.stream_lock();
+        // The next access unit meets the same flow and reports it.
+        let _ = self.close_with(Fragmenter::pause);
+    }
+
+    fn close_with(
+        &self,
+        close: impl FnOnce(&mut Fragmenter<gst::Buffer>, &mut Vec<Fragment<gst::Buffer>>),
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let mut outgoing = Vec::new();
+        if let Some(track) = &mut self.state().track {
+            let mut fragments = Vec::new();
+            close(&mut track.fragmenter, &mut fragments);
+            self.write_parts(&fragments, track.timescale, &mut outgoing)?;
+        }
+        self.send(outgoing)
+    }
+}
+
+/// `d` in nanoseconds; 584 years at most.
+fn nanoseconds(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}

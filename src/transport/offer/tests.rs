@@ -1,0 +1,1 @@
+//! Offers as real clients write them, and offers that must be refused.
