@@ -160,7 +160,10 @@ fn usable(bound: SocketAddr, mut interfaces: Vec<IpAddr>) -> Vec<SocketAddr> {
             IpAddr::V4(ip) => ip.is_link_local(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
-        !ip.is_unspecified() && !ip.is_multicast() && !link_local && (bound.is_ipv6() || ip.is_ipv4())
+        !ip.is_unspecified()
+            && !ip.is_multicast()
+            && !link_local
+            && (bound.is_ipv6() || ip.is_ipv4())
     });
     if interfaces.iter().any(|ip| !ip.is_loopback()) {
         interfaces.retain(|ip| !ip.is_loopback());

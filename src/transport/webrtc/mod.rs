@@ -166,8 +166,8 @@ impl WebRtc {
     ///
     /// A [`BindError`] that names the address and the way out.
     pub async fn bind(config: WebRtcConfig) -> Result<Arc<Self>, BindError> {
-        let crypto =
-            rtc::crypto::default_provider().map_err(|error| BindError::Crypto(error.to_string()))?;
+        let crypto = rtc::crypto::default_provider()
+            .map_err(|error| BindError::Crypto(error.to_string()))?;
         let udp_socket =
             udp::bind(config.listen_udp).map_err(|error| udp_error(config.listen_udp, error))?;
         let udp = udp_socket

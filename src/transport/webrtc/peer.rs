@@ -162,10 +162,7 @@ async fn build(
         .with_media_engine(media)
         .with_setting_engine(settings)
         .with_interceptor_registry(registry)
-        .with_runtime(Arc::new(PeerRuntime::new(
-            Arc::clone(link),
-            shared.clone(),
-        )))
+        .with_runtime(Arc::new(PeerRuntime::new(Arc::clone(link), shared.clone())))
         .with_handler(Arc::new(handler))
         .with_udp_addrs(addresses)
         .build()
@@ -174,10 +171,7 @@ async fn build(
 }
 
 /// Offer and answer within the stack; returns our fingerprint.
-async fn negotiate(
-    connection: &dyn PeerConnection,
-    offer: &Offer,
-) -> Result<String, PublishError> {
+async fn negotiate(connection: &dyn PeerConnection, offer: &Offer) -> Result<String, PublishError> {
     let remote =
         RTCSessionDescription::offer(plain_offer(offer)).map_err(PublishError::internal)?;
     connection
@@ -226,7 +220,10 @@ struct Handler {
 type Reported<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 impl PeerConnectionEventHandler for Handler {
-    fn on_ice_connection_state_change<'a, 'b>(&'a self, state: RTCIceConnectionState) -> Reported<'b>
+    fn on_ice_connection_state_change<'a, 'b>(
+        &'a self,
+        state: RTCIceConnectionState,
+    ) -> Reported<'b>
     where
         'a: 'b,
         Self: 'b,
@@ -278,7 +275,10 @@ impl Drop for Publisher {
 }
 
 impl Peer for Publisher {
-    fn add_candidates(&self, candidates: RemoteCandidates) -> BoxFuture<'_, Result<(), PublishError>> {
+    fn add_candidates(
+        &self,
+        candidates: RemoteCandidates,
+    ) -> BoxFuture<'_, Result<(), PublishError>> {
         Box::pin(async move {
             for candidate in candidates.candidates {
                 let text = candidate.candidate.trim();
@@ -300,7 +300,10 @@ impl Peer for Publisher {
         })
     }
 
-    fn restart_ice(&self, _candidates: RemoteCandidates) -> BoxFuture<'_, Result<IceRestart, PublishError>> {
+    fn restart_ice(
+        &self,
+        _candidates: RemoteCandidates,
+    ) -> BoxFuture<'_, Result<IceRestart, PublishError>> {
         Box::pin(std::future::ready(Err(PublishError::IceRestartUnsupported)))
     }
 

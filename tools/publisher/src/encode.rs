@@ -66,7 +66,9 @@ pub(crate) struct Encoder {
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder").field("video", &self.video).finish_non_exhaustive()
+        f.debug_struct("Encoder")
+            .field("video", &self.video)
+            .finish_non_exhaustive()
     }
 }
 
@@ -80,10 +82,18 @@ impl Encoder {
             .field("colorimetry", "bt709")
             .build();
         let mut chain = vec![video_encoder(format)?];
-        let nal_caps = |media: &str| gst::Caps::builder(media).field("stream-format", "byte-stream").field("alignment", "au");
+        let nal_caps = |media: &str| {
+            gst::Caps::builder(media)
+                .field("stream-format", "byte-stream")
+                .field("alignment", "au")
+        };
         let wanted = match format.codec {
             VideoCodec::H264 => {
-                let profile = if format.high_profile { "high" } else { "constrained-baseline" };
+                let profile = if format.high_profile {
+                    "high"
+                } else {
+                    "constrained-baseline"
+                };
                 let encoder_caps = nal_caps("video/x-h264").field("profile", profile).build();
                 chain.push(make("capsfilter")?);
                 set_caps(&chain, &encoder_caps);
@@ -100,7 +110,10 @@ impl Encoder {
             }
             VideoCodec::Av1 => {
                 chain.push(make("av1parse")?);
-                gst::Caps::builder("video/x-av1").field("stream-format", "obu-stream").field("alignment", "tu").build()
+                gst::Caps::builder("video/x-av1")
+                    .field("stream-format", "obu-stream")
+                    .field("alignment", "tu")
+                    .build()
             }
             VideoCodec::Vp9 => gst::Caps::builder("video/x-vp9").build(),
         };
@@ -120,7 +133,12 @@ impl Encoder {
         encoder.set_property_from_str("frame-size", "20");
         encoder.set_property_from_str("bitrate-type", "cbr");
         encoder.set_property_from_str("audio-type", "generic");
-        Self::assemble(&caps, vec![encoder], &gst::Caps::builder("audio/x-opus").build(), None)
+        Self::assemble(
+            &caps,
+            vec![encoder],
+            &gst::Caps::builder("audio/x-opus").build(),
+            None,
+        )
     }
 
     fn assemble(
@@ -129,17 +147,33 @@ impl Encoder {
         output: &gst::Caps,
         video: Option<VideoCodec>,
     ) -> Result<Self> {
-        let source = AppSrc::builder().caps(input).format(gst::Format::Time).block(true).build();
+        let source = AppSrc::builder()
+            .caps(input)
+            .format(gst::Format::Time)
+            .block(true)
+            .build();
         source.set_property("max-buffers", 4u64);
-        let sink = AppSink::builder().caps(output).sync(false).max_buffers(0).build();
+        let sink = AppSink::builder()
+            .caps(output)
+            .sync(false)
+            .max_buffers(0)
+            .build();
         let mut elements: Vec<gst::Element> = vec![source.clone().upcast()];
         elements.extend(chain);
         elements.push(sink.clone().upcast());
         let pipeline = gst::Pipeline::new();
         pipeline.add_many(&elements)?;
         gst::Element::link_many(&elements).context("cannot link the encoder")?;
-        let encoder = Self { pipeline, source, sink, video };
-        encoder.pipeline.set_state(gst::State::Playing).map_err(|error| encoder.failure(&error))?;
+        let encoder = Self {
+            pipeline,
+            source,
+            sink,
+            video,
+        };
+        encoder
+            .pipeline
+            .set_state(gst::State::Playing)
+            .map_err(|error| encoder.failure(&error))?;
         Ok(encoder)
     }
 
@@ -150,12 +184,18 @@ impl Encoder {
             buffer.set_pts(gst::ClockTime::from_nseconds(pts));
             buffer.set_duration(gst::ClockTime::from_nseconds(duration));
         }
-        self.source.push_buffer(buffer).map(drop).map_err(|error| self.failure(&error))
+        self.source
+            .push_buffer(buffer)
+            .map(drop)
+            .map_err(|error| self.failure(&error))
     }
 
     /// No more input: [`Self::pull`] gives what is left and then `None`.
     pub(crate) fn finish(&self) -> Result<()> {
-        self.source.end_of_stream().map(drop).map_err(|error| self.failure(&error))
+        self.source
+            .end_of_stream()
+            .map(drop)
+            .map_err(|error| self.failure(&error))
     }
 
     /// The next access unit; `None` at the end.
@@ -166,21 +206,35 @@ impl Encoder {
                 None => Ok(None),
             };
         };
-        let buffer = sample.buffer().context("encoder gave a sample without data")?;
+        let buffer = sample
+            .buffer()
+            .context("encoder gave a sample without data")?;
         let bytes = Bytes::copy_from_slice(&buffer.map_readable()?);
         let pieces = match self.video {
             Some(codec) => bitstream::split(codec, &bytes)?,
             None => vec![bytes],
         };
-        let keyframe = self.video.is_none() || !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
-        let pts = buffer.pts().context("encoder gave data without a time")?.nseconds();
-        Ok(Some(Encoded { pts, unit: AccessUnit { pieces, keyframe } }))
+        let keyframe =
+            self.video.is_none() || !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        let pts = buffer
+            .pts()
+            .context("encoder gave data without a time")?
+            .nseconds();
+        Ok(Some(Encoded {
+            pts,
+            unit: AccessUnit { pieces, keyframe },
+        }))
     }
 
     /// Makes the next picture a keyframe.
     pub(crate) fn force_keyframe(&self) {
-        let structure = gst::Structure::builder("GstForceKeyUnit").field("all-headers", true).build();
-        if !self.sink.send_event(gst::event::CustomUpstream::new(structure)) {
+        let structure = gst::Structure::builder("GstForceKeyUnit")
+            .field("all-headers", true)
+            .build();
+        if !self
+            .sink
+            .send_event(gst::event::CustomUpstream::new(structure))
+        {
             tracing::warn!("the encoder refused a keyframe request");
         }
     }
@@ -189,15 +243,18 @@ impl Encoder {
         let bus = self.pipeline.bus()?;
         let message = bus.pop_filtered(&[gst::MessageType::Error])?;
         match message.view() {
-            gst::MessageView::Error(error) => {
-                Some(anyhow!("encoder failed: {} ({})", error.error(), error.debug().unwrap_or_default()))
-            }
+            gst::MessageView::Error(error) => Some(anyhow!(
+                "encoder failed: {} ({})",
+                error.error(),
+                error.debug().unwrap_or_default()
+            )),
             _ => None,
         }
     }
 
     fn failure(&self, otherwise: &dyn std::fmt::Debug) -> anyhow::Error {
-        self.error().unwrap_or_else(|| anyhow!("encoder failed: {otherwise:?}"))
+        self.error()
+            .unwrap_or_else(|| anyhow!("encoder failed: {otherwise:?}"))
     }
 }
 
