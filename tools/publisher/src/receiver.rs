@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use str0m::{
-    Candidate, Event, Input, Output, Rtc, RtcConfig,
+    Candidate, Event, Input, Output, Rtc, RtcConfig, RtcError,
     change::SdpOffer,
     media::{KeyframeRequestKind, MediaKind, Mid},
     net::{Protocol, Receive},
@@ -284,7 +284,14 @@ impl Peer {
 
     async fn flush(&mut self, reports: &mpsc::Sender<Received>) -> Result<Instant> {
         loop {
-            match self.rtc.poll_output()? {
+            let output = match self.rtc.poll_output() {
+                Err(RtcError::Packet(_, _, error)) => {
+                    tracing::debug!(%error, "ignored an unreadable payload");
+                    continue;
+                }
+                output => output?,
+            };
+            match output {
                 Output::Timeout(at) if at <= Instant::now() && self.rtc.is_alive() => {
                     self.rtc.handle_input(Input::Timeout(Instant::now()))?;
                 }
