@@ -12,7 +12,7 @@ use super::{IceCredentials, PublishError};
 use crate::media::{Codec, MediaKind, TrackInfo};
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Header extension that carries transport-wide sequence numbers, which congestion feedback refers to.
 const TRANSPORT_CC: &str =

@@ -215,7 +215,7 @@ mod tests {
             candidates.lines(),
             [
                 "candidate:1 1 udp 2130706431 127.0.0.1 4000 typ host",
-                "candidate:2 1 tcp 1518337023 127.0.0.1 4001 typ host tcptype passive",
+                "candidate:2 1 tcp 1520435199 127.0.0.1 4001 typ host tcptype passive",
             ]
         );
     }
