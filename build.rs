@@ -1,6 +1,9 @@
 //! Hands the player's JavaScript, an npm package pinned by `web/package-lock.json`, to the crate for embedding.
 
-#![allow(clippy::print_stdout, reason = "a build script speaks to cargo on standard output")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a build script speaks to cargo on standard output"
+)]
 
 use std::{env, fs, path::PathBuf};
 

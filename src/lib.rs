@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod gateway;
 pub mod hls;
 pub mod http;
 pub mod id;

@@ -1189,6 +1189,21 @@ async fn a_missing_track_is_waited_for_two_seconds_and_may_join_later() {
     assert!(!text(&now(stream.multivariant()).unwrap()).contains("EXT-X-MEDIA"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_start_hears_of_the_end() {
+    let stream = stream(Settings::default());
+    stream.expect(&[VIDEO]);
+    let waiting = tokio::spawn({
+        let stream = stream.clone();
+        async move { stream.multivariant().await }
+    });
+    tokio::task::yield_now().await;
+    let begin = Instant::now();
+    stream.end();
+    assert_eq!(waiting.await.unwrap().unwrap_err(), HlsError::NotFound);
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
 #[test]
 fn a_stream_that_ended_without_media_is_not_found() {
     let stream = stream(Settings::default());
@@ -1331,6 +1346,17 @@ fn offloaded_media_is_the_same_and_leaves_memory_when_it_is_no_longer_young() {
         bytes(&now(stream.resource("video", "k-p12.mp4")).unwrap()),
         video.pushed[12].1
     );
+    // As a recording has it, with another track's parts in between.
+    let mut audio = Track::new(&stream, AUDIO);
+    (0..8).for_each(|_| audio.segment());
+    let in_memory = bytes(&now(stream.resource("audio", "k-s1.mp4")).unwrap());
+    for (key, part) in &audio.pushed {
+        recorder.write(b"a part of the other track");
+        assert!(stream.offload(AUDIO, *key, recorder.write(part)));
+    }
+    let resource = now(stream.resource("audio", "k-s1.mp4")).unwrap();
+    assert_eq!(resource.chunks.len(), 10);
+    assert_eq!(bytes(&resource), in_memory);
     // A range that cannot be the same bytes is refused.
     let (key, part) = video.pushed[79].clone();
     assert!(!stream.offload(VIDEO, key, recorder.write(&part[1..])));

@@ -13,16 +13,53 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("hls", &["id", "media"], &[]),
     ("recording", &["id", "media"], &[]),
     ("transport", &["id", "media"], &["webrtc", "rtc"]),
-    ("whip", &["id", "media", "transport"], &["actix_web", "actix_cors"]),
-    ("session", &["id", "media", "transport", "timeline", "pipeline", "hls", "recording", "telemetry"], &[]),
+    (
+        "whip",
+        &["id", "media", "transport"],
+        &["actix_web", "actix_cors"],
+    ),
+    (
+        "session",
+        &[
+            "id",
+            "media",
+            "transport",
+            "timeline",
+            "pipeline",
+            "hls",
+            "recording",
+            "telemetry",
+        ],
+        &[],
+    ),
     (
         "http",
-        &["id", "media", "config", "telemetry", "hls", "recording", "session", "transport", "whip"],
+        &[
+            "id",
+            "media",
+            "config",
+            "telemetry",
+            "hls",
+            "recording",
+            "session",
+            "transport",
+            "whip",
+        ],
         &["actix_web", "actix_cors", "actix_files"],
     ),
 ];
 
-const BIG: &[&str] = &["webrtc", "rtc", "gstreamer", "gst", "gstreamer_app", "gstrsrtp", "actix_web", "actix_cors", "actix_files"];
+const BIG: &[&str] = &[
+    "webrtc",
+    "rtc",
+    "gstreamer",
+    "gst",
+    "gstreamer_app",
+    "gstrsrtp",
+    "actix_web",
+    "actix_cors",
+    "actix_files",
+];
 
 fn sources(path: &Path, found: &mut Vec<(String, String)>) {
     if path.is_dir() {
@@ -70,14 +107,22 @@ fn used_modules<'a>(code: &str, modules: &[&'a str]) -> Vec<&'a str> {
     modules
         .iter()
         .copied()
-        .filter(|module| code.contains(&format!("crate::{module}::")) || code.contains(&format!("crate::{module};")) || in_groups(module))
+        .filter(|module| {
+            code.contains(&format!("crate::{module}::"))
+                || code.contains(&format!("crate::{module};"))
+                || in_groups(module)
+        })
         .collect()
 }
 
 #[test]
 fn modules_use_only_what_lies_below_them() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let modules: Vec<&str> = LAYERS.iter().map(|(module, ..)| *module).chain(["gateway"]).collect();
+    let modules: Vec<&str> = LAYERS
+        .iter()
+        .map(|(module, ..)| *module)
+        .chain(["gateway"])
+        .collect();
     let mut wrong = Vec::new();
     for (module, may_use, may_name) in LAYERS {
         let mut files = Vec::new();
@@ -86,7 +131,10 @@ fn modules_use_only_what_lies_below_them() {
         if !folder.is_dir() {
             files.retain(|(path, _)| path.ends_with(&format!("src/{module}.rs")));
         }
-        assert!(!files.is_empty(), "the table names a module that does not exist: {module}");
+        assert!(
+            !files.is_empty(),
+            "the table names a module that does not exist: {module}"
+        );
         for (path, code) in files {
             for used in used_modules(&code, &modules) {
                 if used != *module && !may_use.contains(&used) {
@@ -94,13 +142,23 @@ fn modules_use_only_what_lies_below_them() {
                 }
             }
             for big in BIG {
-                let named = [format!("use {big}::"), format!("use {big};"), format!(" {big}::"), format!("({big}::"), format!("<{big}::")]
-                    .iter()
-                    .any(|text| code.contains(text.as_str()));
+                let named = [
+                    format!("use {big}::"),
+                    format!("use {big};"),
+                    format!(" {big}::"),
+                    format!("({big}::"),
+                    format!("<{big}::"),
+                ]
+                .iter()
+                .any(|text| code.contains(text.as_str()));
                 // `webrtc` is also the name of a module of ours and of a section of the configuration.
-                let own_path = code.contains(&format!("transport::{big}::")) || code.contains(&format!("mod {big};"));
+                let own_path = code.contains(&format!("transport::{big}::"))
+                    || code.contains(&format!("mod {big};"));
                 if named && !may_name.contains(big) && !own_path {
-                    let owner = LAYERS.iter().find(|(_, _, names)| names.contains(big)).map_or("nobody", |(owner, ..)| owner);
+                    let owner = LAYERS
+                        .iter()
+                        .find(|(_, _, names)| names.contains(big))
+                        .map_or("nobody", |(owner, ..)| owner);
                     wrong.push(format!("{path} names {big}, which belongs to {owner}"));
                 }
             }

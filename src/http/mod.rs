@@ -22,6 +22,7 @@ mod etag;
 mod hls;
 mod observe;
 mod ops;
+mod pages;
 mod problem;
 mod ranges;
 mod rate;
@@ -49,6 +50,7 @@ use actix_web::{
 pub use self::{
     auth::PublishTokens,
     ops::Readiness,
+    pages::pages,
     problem::Problem,
     server::{Server, ServerError, ServerHandle},
     sessions::SessionsView,

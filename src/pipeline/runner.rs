@@ -251,7 +251,11 @@ impl Shared {
     }
 
     /// Takes a buffer of the mux.
-    fn take(&self, pad: &gst::Pad, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn take(
+        &self,
+        pad: &gst::Pad,
+        buffer: gst::Buffer,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let output = if buffer.flags().contains(gst::BufferFlags::HEADER) {
             init_segment(pad, buffer)
         } else {
@@ -331,7 +335,9 @@ fn init_segment(pad: &gst::Pad, buffer: gst::Buffer) -> Option<Output> {
         codecs: structure.get("codecs").ok()?,
         timescale: structure.get("timescale").ok()?,
         resolution: size("width").zip(size("height")),
-        channels: size("channels").and_then(|c| u8::try_from(c).ok()).unwrap_or(0),
+        channels: size("channels")
+            .and_then(|c| u8::try_from(c).ok())
+            .unwrap_or(0),
     }))
 }
 
@@ -351,7 +357,9 @@ fn part(buffer: gst::Buffer) -> Option<Output> {
 
 /// The buffer's memory, without a copy.
 fn bytes(buffer: gst::Buffer) -> Option<Bytes> {
-    Some(Bytes::from_owner(buffer.into_mapped_buffer_readable().ok()?))
+    Some(Bytes::from_owner(
+        buffer.into_mapped_buffer_readable().ok()?,
+    ))
 }
 
 fn nanoseconds(d: Duration) -> u64 {

@@ -1,14 +1,6 @@
 //! Box-level reading and our own two `uuid` boxes. Knows bytes and box structure; must not know tracks or files' states.
 //!
 //! Sample entries are carried as the raw bytes of their boxes, so that nothing a pipeline puts into one is lost.
-//!
-//! # Layout of our boxes (ISO/IEC 14496-12 section 4.2, `uuid` with an extended type)
-//!
-//! * note, extended type `77686970-6761-7465-6e6f-7465c0de0001` ("whipgatenote"): the payload is JSON, see
-//!   [`note`](super::note);
-//! * sample entry change, extended type `77686970-6761-7465-7374-7364c0de0001` ("whipgatestsd"):
-//!   `u32 version_and_flags = 0; u32 track_ID;` and then one sample entry box as it stands in an `stsd`. It holds
-//!   for all parts of that track which follow.
 
 use std::{error::Error as StdError, fs::File, io, os::unix::fs::FileExt};
 

@@ -26,13 +26,20 @@
 //!
 //! # Our own boxes
 //!
-//! Players skip `uuid` boxes that they do not know. Ours are a *note* (JSON: start, codecs, final state) and a *sample
-//! entry change*, which stands before the first part that needs it; see [`boxes`](self) sources for their layouts.
+//! Players skip `uuid` boxes that they do not know (ISO/IEC 14496-12 section 4.2). Ours are
+//!
+//! * the *note*, extended type `7768697067617465 6e6f7465c0de0001` ("whipgatenote" and four bytes), whose payload is JSON:
+//!   start in nanoseconds since 1970, `track_ID`, codecs and picture size of the tracks, and in the closing note how the
+//!   recording `ended`: `complete` or `repaired`. That is where the state in a list comes from;
+//! * the *sample entry change*, extended type `7768697067617465 73747364c0de0001` ("whipgatestsd" and four bytes):
+//!   `u32 0; u32 track_ID;` and one sample entry box as in an `stsd`. It holds for the parts of that track which follow,
+//!   and the index gets a further sample entry. Until then players go by the parameter sets within the parts.
 //!
 //! # Durability
 //!
 //! Each part reaches the kernel with its own `write` before [`Written`] reports it, so it survives the death of the
-//! process. The disk is asked to make it durable (`fsync`) when the recording is finished.
+//! process. The disk is asked to make it durable (`fsync`) when the recording is finished. A writer holds a lock
+//! (`flock`) on its file, so that no repair, of this process or another, touches a recording in progress.
 
 mod boxes;
 mod catalog;

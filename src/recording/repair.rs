@@ -77,9 +77,14 @@ fn is_session(path: &Path) -> bool {
 /// Finishes one file; `None` if there is nothing to be done about it.
 fn repair_file(path: &Path) -> Option<RepairReport> {
     path.file_name()?.to_str()?.parse::<FileName>().ok()?;
-    let finished = open_leftover(path)
-        .transpose()?
-        .and_then(|file| finalise::finalise(&file, path, Ending::Repaired));
+    let finished = open_leftover(path).transpose()?.and_then(|file| {
+        let finished = finalise::finalise(&file, path, Ending::Repaired);
+        // Closing alone would leave the lock to a child process that is being started at this moment.
+        if let Err(error) = file.unlock() {
+            tracing::debug!(path = %path.display(), %error, "a repaired recording stays locked until it is closed");
+        }
+        finished
+    });
     let outcome = match finished {
         Ok(done) if done.already => return None,
         Err(

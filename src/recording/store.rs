@@ -44,8 +44,15 @@ impl Default for Options {
     }
 }
 
-/// The recordings being made, by path.
-type Active = Mutex<BTreeMap<PathBuf, Arc<Recording>>>;
+/// The recordings being made.
+type Active = Mutex<Recordings>;
+
+#[derive(Default)]
+struct Recordings {
+    by_path: BTreeMap<PathBuf, Arc<Recording>>,
+    /// No more are started.
+    closed: bool,
+}
 
 /// The folder of all recordings and the threads that write into it.
 ///
@@ -76,7 +83,7 @@ impl Store {
         let active = Arc::new(Active::default());
         let threads = |source| RecordingError::io("starting the threads for", &root, source);
         let finished = |active: &Active, recording: &Recording, error| {
-            lock(active).remove(&recording.path);
+            lock(active).by_path.remove(&recording.path);
             recording.close(error);
         };
         let finisher = Worker::start(
@@ -149,7 +156,7 @@ impl Store {
             source,
         })?;
         let mut active = lock(&self.active);
-        if self.writer.is_closed() {
+        if active.closed {
             return Err(RecordingError::Closed);
         }
         let (name, path, file) = create_new(&folder, started)?;
@@ -191,7 +198,7 @@ impl Store {
             self.options.queue_bytes,
             Arc::clone(&self.writer.hub),
         ));
-        active.insert(path, Arc::clone(&recording));
+        active.by_path.insert(path, Arc::clone(&recording));
         Ok(Recorder(recording))
     }
 
@@ -223,7 +230,7 @@ impl Store {
                 continue;
             };
             let path = folder.join(&file);
-            let recording = lock(&self.active).get(&path).cloned();
+            let recording = lock(&self.active).by_path.get(&path).cloned();
             entries.extend(match recording {
                 Some(recording) => live_entry(&recording),
                 None => self.cache.entry(session_id, name, &path),
@@ -246,7 +253,7 @@ impl Store {
     ) -> Result<OpenRecording, RecordingError> {
         let name: FileName = file.parse().map_err(|_| RecordingError::NotFound)?;
         let path = self.root.join(session_id.as_str()).join(name.to_string());
-        let recording = lock(&self.active).get(&path).cloned();
+        let recording = lock(&self.active).by_path.get(&path).cloned();
         let live_len = recording.map(|recording| recording.state().end);
         catalog::open(&path, live_len)
     }
@@ -264,9 +271,9 @@ impl Store {
     pub fn close(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let active: Vec<_> = {
-            let active = lock(&self.active);
-            self.writer.hub.close();
-            active.values().cloned().collect()
+            let mut active = lock(&self.active);
+            active.closed = true;
+            active.by_path.values().cloned().collect()
         };
         for recording in active {
             recording.finish();
@@ -293,7 +300,7 @@ impl fmt::Debug for Store {
     }
 }
 
-fn lock(active: &Active) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<Recording>>> {
+fn lock(active: &Active) -> MutexGuard<'_, Recordings> {
     active.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

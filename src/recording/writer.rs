@@ -37,15 +37,10 @@ impl Hub {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a recording on the list.
+    /// Puts a recording on the list. The thread is there for as long as anybody has something for it: a store ends its
+    /// threads after it has finished all recordings, and a finished recording takes nothing more.
     pub(super) fn schedule(&self, recording: Arc<Recording>) {
-        let mut pending = self.pending();
-        if pending.exited {
-            drop(pending);
-            recording.close(Some(RecordingError::Closed));
-            return;
-        }
-        pending.ready.push_back(recording);
+        self.pending().ready.push_back(recording);
         self.wake.notify_all();
     }
 
@@ -63,7 +58,7 @@ impl Hub {
     }
 
     /// Lets the thread end when it has nothing left to do.
-    pub(super) fn close(&self) {
+    fn close(&self) {
         self.pending().closed = true;
         self.wake.notify_all();
     }
@@ -99,11 +94,6 @@ impl Worker {
             hub,
             thread: Mutex::new(Some(thread)),
         })
-    }
-
-    /// Whether it was told to end.
-    pub(super) fn is_closed(&self) -> bool {
-        self.hub.pending().closed
     }
 
     /// Waits until the thread has done everything on its list and ended, at most until `deadline`; tells whether it

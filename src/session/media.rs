@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -22,6 +22,7 @@ use crate::{
     media::{MediaKind, TrackInfo},
     pipeline::Pipelines,
     recording,
+    telemetry::Metrics,
     transport::{EndReason, PublicationId, PublishEvent, PublishTransport},
 };
 
@@ -88,6 +89,7 @@ pub(super) struct Media {
     settings: Arc<Settings>,
     pipelines: Arc<Pipelines>,
     recordings: Option<Arc<recording::Store>>,
+    metrics: Arc<Metrics>,
     board: Arc<Board>,
     outputs: Option<Outputs>,
     kinds: Vec<MediaKind>,
@@ -103,7 +105,9 @@ pub(super) struct Media {
 
 impl fmt::Debug for Media {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Media").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Media")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,6 +117,7 @@ impl Media {
         settings: Arc<Settings>,
         pipelines: Arc<Pipelines>,
         recordings: Option<Arc<recording::Store>>,
+        metrics: Arc<Metrics>,
         board: Arc<Board>,
     ) -> Self {
         let now = Instant::now();
@@ -122,6 +127,7 @@ impl Media {
             settings,
             pipelines,
             recordings,
+            metrics,
             board,
             outputs: None,
             kinds: Vec::new(),
@@ -143,13 +149,24 @@ impl Media {
             self.end_stream(now);
             let stream = hls::Stream::new(self.settings.hls.clone());
             self.board.lock().stream = Some(stream.clone());
-            self.outputs = Some(Outputs::new(self.id.clone(), stream, self.recordings.clone()));
+            self.outputs = Some(Outputs::new(
+                self.id.clone(),
+                stream,
+                self.recordings.clone(),
+            ));
         }
         self.kinds.clone_from(&kinds);
         self.ends_at = None;
         self.last_packet = None;
         self.rates = Rates::default();
-        let publication = Publication::start(id, tracks, Arc::clone(&self.pipelines), self.settings.pipeline.clone());
+        self.metrics.publications.inc();
+        let publication = Publication::start(
+            id,
+            tracks,
+            Arc::clone(&self.pipelines),
+            self.settings.pipeline,
+            self.settings.keyframe_interval,
+        );
         if let Some(outputs) = &mut self.outputs {
             outputs.begin(kinds, publication.started());
         }
@@ -161,7 +178,11 @@ impl Media {
     }
 
     fn publication_ended(&mut self, id: PublicationId, reason: &EndReason, now: Instant) {
-        if self.publication.as_ref().is_none_or(|publication| publication.id() != id) {
+        if self
+            .publication
+            .as_ref()
+            .is_none_or(|publication| publication.id() != id)
+        {
             return;
         }
         tracing::info!(publication = %id, %reason, "publisher gone");
@@ -175,7 +196,10 @@ impl Media {
                 outputs.pause(*kind);
             }
         }
-        if matches!(reason, EndReason::Deleted | EndReason::Kicked | EndReason::Shutdown) {
+        if matches!(
+            reason,
+            EndReason::Deleted | EndReason::Kicked | EndReason::Shutdown
+        ) {
             self.end_stream(now);
         } else {
             self.ends_at = Some(now + self.settings.reconnect_grace);
@@ -200,7 +224,14 @@ impl Media {
         for made in self.made.drain(..) {
             match made {
                 Made::Init(kind, init) => outputs.init(kind, init, now),
-                Made::Part(kind, part, at) => outputs.part(kind, part, at, now),
+                Made::Part(kind, part, at) => {
+                    self.metrics.parts.get_or_create(&kind.into()).inc();
+                    self.metrics
+                        .part_bytes
+                        .get_or_create(&kind.into())
+                        .inc_by(part.bytes.len() as u64);
+                    outputs.part(kind, part, at, now);
+                }
                 Made::Pause(kind) => outputs.pause(kind),
                 Made::KeyframeRequest(track) => {
                     if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
@@ -214,14 +245,22 @@ impl Media {
 
     fn renew_status(&mut self, now: Instant) {
         if let Some(publication) = &self.publication {
-            self.rates.update(publication, now.saturating_duration_since(self.last_status));
+            self.rates.update(
+                publication,
+                now.saturating_duration_since(self.last_status),
+                &self.metrics,
+            );
         }
         self.last_status = now;
         self.next_status = now + STATUS_INTERVAL;
-        let silent = self.last_packet.is_none_or(|at| now.saturating_duration_since(at) > STALL);
+        let silent = self
+            .last_packet
+            .is_none_or(|at| now.saturating_duration_since(at) > STALL);
         let mut board = self.board.lock();
         let hls = board.stream.as_ref().map(hls::Stream::status);
-        let playable = hls.as_ref().is_some_and(|hls| hls.state == hls::State::Live);
+        let playable = hls
+            .as_ref()
+            .is_some_and(|hls| hls.state == hls::State::Live);
         let status = &mut board.status;
         status.state = match (&self.publication, &self.outputs) {
             (Some(_), _) if self.last_packet.is_some() && silent => State::Stalled,
@@ -232,23 +271,39 @@ impl Media {
             (None, None) => State::Starting,
         };
         status.hls = hls;
-        status.publication = self.publication.as_ref().map(|publication| publication.id().to_string());
-        status.since = self.publication.as_ref().map(|publication| status::utc(publication.started()));
+        status.publication = self
+            .publication
+            .as_ref()
+            .map(|publication| publication.id().to_string());
+        status.since = self
+            .publication
+            .as_ref()
+            .map(|publication| status::utc(publication.started()));
         if let Some(outputs) = &self.outputs {
             status.recording = outputs.recording().into();
         }
         (status.tracks, status.findings) = match &self.publication {
-            Some(publication) => status::tracks(publication, &self.rates, self.settings.pipeline.segment_duration),
+            Some(publication) => status::tracks(
+                publication,
+                &self.rates,
+                self.settings.pipeline.segment_duration,
+            ),
             None => (Vec::new(), Vec::new()),
         };
         if status.state == State::Stalled {
-            status.findings.push("nothing has arrived from the publisher for more than 2 s".to_owned());
+            status
+                .findings
+                .push("nothing has arrived from the publisher for more than 2 s".to_owned());
         }
         if let Some(error) = &status.recording.error {
-            status.findings.push(format!("nothing is recorded: {error}"));
+            status
+                .findings
+                .push(format!("nothing is recorded: {error}"));
         }
         if let Some(failure) = self.publication.as_ref().and_then(Publication::failure) {
-            status.findings.push(format!("a pipeline failed and was started again: {failure}"));
+            status.findings.push(format!(
+                "a pipeline failed and was started again: {failure}"
+            ));
         }
     }
 }
@@ -261,19 +316,43 @@ impl Actor for Media {
         let _entered = span.enter();
         let now = Instant::now();
         match event {
-            Event::Publish(PublishEvent::Rtp { publication, track, packet, arrival }) => {
-                if let Some(current) = self.publication.as_mut().filter(|current| current.id() == publication) {
+            Event::Publish(PublishEvent::Rtp {
+                publication,
+                track,
+                packet,
+                arrival,
+            }) => {
+                if let Some(current) = self
+                    .publication
+                    .as_mut()
+                    .filter(|current| current.id() == publication)
+                {
                     self.last_packet = Some(arrival);
                     current.packet(track, packet, arrival);
                 }
             }
-            Event::Publish(PublishEvent::SenderReport { publication, track, report, arrival }) => {
-                if let Some(current) = self.publication.as_mut().filter(|current| current.id() == publication) {
+            Event::Publish(PublishEvent::SenderReport {
+                publication,
+                track,
+                report,
+                arrival,
+            }) => {
+                if let Some(current) = self
+                    .publication
+                    .as_mut()
+                    .filter(|current| current.id() == publication)
+                {
                     current.sender_report(track, report, arrival);
                 }
             }
-            Event::Publish(PublishEvent::Started { publication, tracks }) => self.begin(publication, &tracks, now),
-            Event::Publish(PublishEvent::Ended { publication, reason }) => {
+            Event::Publish(PublishEvent::Started {
+                publication,
+                tracks,
+            }) => self.begin(publication, &tracks, now),
+            Event::Publish(PublishEvent::Ended {
+                publication,
+                reason,
+            }) => {
                 self.publication_ended(publication, &reason, now);
             }
             Event::Close(done) => {
@@ -283,7 +362,7 @@ impl Actor for Media {
                 self.end_stream(now);
                 self.renew_status(now);
                 // Whoever asked may have stopped waiting, which changes nothing here.
-                drop(done.send(()));
+                let _nobody_waits = done.send(());
             }
         }
     }
@@ -304,13 +383,19 @@ impl Actor for Media {
         if now >= self.next_status {
             self.renew_status(now);
         }
-        [deadline, self.ends_at, active.then_some(self.next_status)].into_iter().flatten().min()
+        [deadline, self.ends_at, active.then_some(self.next_status)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn panicked(&mut self, message: &str) {
         let span = self.span.clone();
         let _entered = span.enter();
-        tracing::error!(message, "the session's media broke; this session ends, others go on");
+        tracing::error!(
+            message,
+            "the session's media broke; this session ends, others go on"
+        );
         {
             let mut board = self.board.lock();
             board.status.state = State::Failed;

@@ -24,17 +24,21 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::status::{Recording, State, Status, Track};
 use self::{
     media::{Board, Event, Media},
     worker::{Mailbox, Workers},
 };
-pub use self::status::{Recording, State, Status, Track};
 use crate::{
     hls,
     id::SessionId,
     pipeline::{self, Pipelines},
     recording,
-    transport::{Connector, EndReason, PublishError, PublishEvent, PublishOptions, PublishSink, PublishTransport},
+    telemetry::Metrics,
+    transport::{
+        Connector, EndReason, PublishError, PublishEvent, PublishOptions, PublishSink,
+        PublishTransport,
+    },
     whip::PublishTransportProvider,
 };
 
@@ -59,6 +63,8 @@ pub struct Settings {
     pub hls: hls::Settings,
     /// How the pipelines cut.
     pub pipeline: pipeline::Settings,
+    /// A keyframe is asked for when none came for this long.
+    pub keyframe_interval: Duration,
     /// How long a playlist waits for a publisher that went without a word.
     pub reconnect_grace: Duration,
     /// Sessions that may be there at once.
@@ -75,7 +81,9 @@ pub struct Sessions(Arc<Inner>);
 
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sessions").field("count", &self.0.map().len()).finish_non_exhaustive()
+        f.debug_struct("Sessions")
+            .field("count", &self.0.map().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,6 +92,7 @@ struct Inner {
     connector: Arc<dyn Connector>,
     pipelines: Arc<Pipelines>,
     recordings: Option<Arc<recording::Store>>,
+    metrics: Arc<Metrics>,
     workers: Workers,
     sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
     draining: AtomicBool,
@@ -110,7 +119,9 @@ impl PublishSink for ToMedia {
                 // A full inbox counts the drop; the timeline treats it as a loss.
                 self.0.offer(Event::Publish(event));
             }
-            PublishEvent::Started { .. } | PublishEvent::Ended { .. } => self.0.send(Event::Publish(event)),
+            PublishEvent::Started { .. } | PublishEvent::Ended { .. } => {
+                self.0.send(Event::Publish(event))
+            }
         }
     }
 }
@@ -136,7 +147,10 @@ impl Session {
         if self.transport.current().is_some() {
             return false;
         }
-        let asked_for = *self.asked_for.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked_for = *self
+            .asked_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(asked_for) < UNUSED {
             return false;
         }
@@ -148,7 +162,10 @@ impl Session {
     }
 
     fn status(&self) -> Status {
-        Status { dropped_events: self.mailbox.dropped(), ..self.board.lock().status.clone() }
+        Status {
+            dropped_events: self.mailbox.dropped(),
+            ..self.board.lock().status.clone()
+        }
     }
 }
 
@@ -163,6 +180,7 @@ impl Sessions {
         connector: Arc<dyn Connector>,
         pipelines: Arc<Pipelines>,
         recordings: Option<Arc<recording::Store>>,
+        metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let sessions = Self(Arc::new(Inner {
             workers: Workers::start(settings.workers)?,
@@ -170,6 +188,7 @@ impl Sessions {
             connector,
             pipelines,
             recordings,
+            metrics,
             sessions: Mutex::default(),
             draining: AtomicBool::new(false),
             stopping: CancellationToken::new(),
@@ -211,7 +230,11 @@ impl Sessions {
     pub async fn kick(&self, id: &SessionId) -> bool {
         let session = self.0.map().get(id).cloned();
         match session {
-            Some(session) => session.transport.delete(None, EndReason::Kicked).await.is_ok(),
+            Some(session) => session
+                .transport
+                .delete(None, EndReason::Kicked)
+                .await
+                .is_ok(),
             None => false,
         }
     }
@@ -259,18 +282,27 @@ impl Sessions {
         // A session whose media broke ends; its publisher is told by the closed connection.
         let broken: Vec<_> = {
             let sessions = self.0.map();
-            sessions.values().filter(|session| session.board.lock().status.state == State::Failed).cloned().collect()
+            sessions
+                .values()
+                .filter(|session| session.board.lock().status.state == State::Failed)
+                .cloned()
+                .collect()
         };
         for session in broken {
             let id = session.board.lock().status.id.clone();
             self.0.map().remove(&id);
-            session.transport.close(EndReason::Failed("the session's media broke".to_owned())).await;
+            session
+                .transport
+                .close(EndReason::Failed("the session's media broke".to_owned()))
+                .await;
         }
     }
 
     fn open(&self, id: SessionId) -> Result<Arc<Session>, PublishError> {
         if self.is_draining() {
-            return Err(PublishError::Unavailable("the gateway is shutting down".to_owned()));
+            return Err(PublishError::Unavailable(
+                "the gateway is shutting down".to_owned(),
+            ));
         }
         let settings = &self.0.settings;
         if !settings.known_sessions.is_empty() && !settings.known_sessions.contains(&id) {
@@ -278,12 +310,22 @@ impl Sessions {
         }
         let mut sessions = self.0.map();
         if let Some(session) = sessions.get(&id) {
-            *session.asked_for.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *session
+                .asked_for
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Instant::now();
             return Ok(Arc::clone(session));
         }
-        let busy = sessions.values().filter(|session| session.is_busy()).count();
-        if busy >= settings.max_sessions || sessions.len() >= settings.max_sessions.saturating_mul(2) + 16 {
-            return Err(PublishError::Overloaded { retry_after: REAP_INTERVAL * 5 });
+        let busy = sessions
+            .values()
+            .filter(|session| session.is_busy())
+            .count();
+        if busy >= settings.max_sessions
+            || sessions.len() >= settings.max_sessions.saturating_mul(2) + 16
+        {
+            return Err(PublishError::Overloaded {
+                retry_after: REAP_INTERVAL * 5,
+            });
         }
         let board = Arc::new(Board::new(id.clone()));
         let media = Media::new(
@@ -291,6 +333,7 @@ impl Sessions {
             Arc::clone(settings),
             Arc::clone(&self.0.pipelines),
             self.0.recordings.clone(),
+            Arc::clone(&self.0.metrics),
             Arc::clone(&board),
         );
         let mailbox = self.0.workers.spawn(media, INBOX);
@@ -301,22 +344,42 @@ impl Sessions {
         );
         // Set once, right here.
         board.transport.get_or_init(|| Arc::downgrade(&transport));
-        let session = Arc::new(Session { transport, board, mailbox, asked_for: Mutex::new(Instant::now()) });
+        let session = Arc::new(Session {
+            transport,
+            board,
+            mailbox,
+            asked_for: Mutex::new(Instant::now()),
+        });
         sessions.insert(id, Arc::clone(&session));
         Ok(session)
     }
 }
 
 impl PublishTransportProvider for Sessions {
-    async fn get_publish_transport(&self, session_id: &str) -> Result<Arc<PublishTransport>, PublishError> {
+    async fn get_publish_transport(
+        &self,
+        session_id: &str,
+    ) -> Result<Arc<PublishTransport>, PublishError> {
         // The endpoint has checked the name already; one that is none has no session.
-        let id = session_id.parse().map_err(|_| PublishError::UnknownSession)?;
+        let id = session_id
+            .parse()
+            .map_err(|_| PublishError::UnknownSession)?;
         Ok(Arc::clone(&self.open(id)?.transport))
     }
 
-    async fn find_publish_transport(&self, session_id: &str) -> Result<Arc<PublishTransport>, PublishError> {
-        let id: SessionId = session_id.parse().map_err(|_| PublishError::UnknownSession)?;
-        let session = self.0.map().get(&id).cloned().ok_or(PublishError::UnknownSession)?;
+    async fn find_publish_transport(
+        &self,
+        session_id: &str,
+    ) -> Result<Arc<PublishTransport>, PublishError> {
+        let id: SessionId = session_id
+            .parse()
+            .map_err(|_| PublishError::UnknownSession)?;
+        let session = self
+            .0
+            .map()
+            .get(&id)
+            .cloned()
+            .ok_or(PublishError::UnknownSession)?;
         Ok(Arc::clone(&session.transport))
     }
 }

@@ -62,7 +62,9 @@ pub(super) struct Outputs {
 
 impl fmt::Debug for Outputs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outputs").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Outputs")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
     }
 }
 
@@ -81,7 +83,11 @@ pub(super) enum RecordingStatus {
 
 impl Outputs {
     /// Outputs into `stream`, and into a recording of each publication if there is a store.
-    pub(super) fn new(session: SessionId, stream: hls::Stream, recordings: Option<Arc<recording::Store>>) -> Self {
+    pub(super) fn new(
+        session: SessionId,
+        stream: hls::Stream,
+        recordings: Option<Arc<recording::Store>>,
+    ) -> Self {
         Self {
             session,
             stream,
@@ -136,7 +142,7 @@ impl Outputs {
         self.stream.push_init(kind, init.clone());
         let joined = self.inits.insert(kind, init.clone()).is_none();
         match &self.recorder {
-            Some(recorder) if recorder.has(kind) => recorder.push_init(kind, init),
+            Some(recorder) if recorder.has(kind) => recorder.push_init(kind, &init),
             Some(_) if joined => {
                 tracing::info!(%kind, "a track joined late: the recording goes on in a new file");
                 self.end_recording(now);
@@ -148,7 +154,13 @@ impl Outputs {
     }
 
     /// Publishes a part and records it.
-    pub(super) fn part(&mut self, kind: MediaKind, mut part: Part, program_date_time: SystemTime, now: Instant) {
+    pub(super) fn part(
+        &mut self,
+        kind: MediaKind,
+        mut part: Part,
+        program_date_time: SystemTime,
+        now: Instant,
+    ) {
         self.sequence = self.sequence.wrapping_add(1);
         part.bytes = numbered(part.bytes, self.sequence);
         let key = self.stream.push_part(kind, part.clone(), program_date_time);
@@ -168,16 +180,27 @@ impl Outputs {
         if self.recorder.is_some() || self.held.is_empty() {
             return;
         }
-        let complete = self.expected.iter().all(|kind| self.inits.contains_key(kind));
-        let waited = self.waiting_since.is_some_and(|since| now >= since + TRACK_WAIT);
+        let complete = self
+            .expected
+            .iter()
+            .all(|kind| self.inits.contains_key(kind));
+        let waited = self
+            .waiting_since
+            .is_some_and(|since| now >= since + TRACK_WAIT);
         if complete || waited || self.held.len() >= MAX_HELD {
             self.start_recording(now);
         }
     }
 
     fn start_recording(&mut self, now: Instant) {
-        let Some(store) = &self.recordings else { return };
-        let tracks = self.inits.iter().map(|(kind, init)| (*kind, init.clone())).collect();
+        let Some(store) = &self.recordings else {
+            return;
+        };
+        let tracks: Vec<_> = self
+            .inits
+            .iter()
+            .map(|(kind, init)| (*kind, init.clone()))
+            .collect();
         let stream = self.stream.clone();
         let in_flight = Arc::clone(&self.in_flight);
         let on_written = Arc::new(move |written: Written| {
@@ -186,7 +209,7 @@ impl Outputs {
                 stream.offload(written.kind, key, written.range);
             }
         });
-        match store.start(&self.session, self.started, tracks, on_written) {
+        match store.start(&self.session, self.started, &tracks, on_written) {
             Ok(recorder) => {
                 tracing::info!(path = %recorder.path().display(), waited = ?self.waiting_since.map(|since| now - since), "recording started");
                 self.recorder = Some(recorder);
@@ -199,7 +222,9 @@ impl Outputs {
     }
 
     fn record(&mut self, Held { kind, part, key }: Held) {
-        let Some(recorder) = &self.recorder else { return };
+        let Some(recorder) = &self.recorder else {
+            return;
+        };
         if let RecorderState::Failed(error) = recorder.state() {
             self.give_up(error);
             return;
@@ -226,7 +251,9 @@ impl Outputs {
     pub(super) fn recording(&self) -> RecordingStatus {
         match (&self.failure, &self.recorder) {
             (Some(error), _) => RecordingStatus::Failed(Arc::clone(error)),
-            (None, Some(recorder)) => RecordingStatus::Writing(recorder.file_name().to_string(), recorder.bytes()),
+            (None, Some(recorder)) => {
+                RecordingStatus::Writing(recorder.file_name().to_string(), recorder.bytes())
+            }
             (None, None) if self.recordings.is_some() => RecordingStatus::Waiting,
             (None, None) => RecordingStatus::Off,
         }
@@ -239,7 +266,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// The part with its sequence number written in; bytes nobody else holds are changed in place.
 fn numbered(bytes: Bytes, sequence: u32) -> Bytes {
-    let mut bytes = bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    let mut bytes = bytes
+        .try_into_mut()
+        .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
     if let Some(number) = bytes.get_mut(SEQUENCE_NUMBER) {
         number.copy_from_slice(&sequence.to_be_bytes());
     }

@@ -10,7 +10,9 @@ use std::{
 };
 
 use crate::{
-    media::{InitSegment, MediaKind, Monotonic, Part, RtpPacket, SenderReport, TrackIndex, TrackInfo},
+    media::{
+        InitSegment, MediaKind, Monotonic, Part, RtpPacket, SenderReport, TrackIndex, TrackInfo,
+    },
     pipeline::{self, Output, Pipeline, PipelineError, Pipelines},
     timeline::{
         self, Event, Timeline, TrackClock, TrackStats,
@@ -67,7 +69,9 @@ pub(super) struct Publication {
 
 impl fmt::Debug for Publication {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publication").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Publication")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -89,10 +93,14 @@ impl Publication {
         tracks: &[TrackInfo],
         pipelines: Arc<Pipelines>,
         settings: pipeline::Settings,
+        keyframe_interval: Duration,
     ) -> Self {
         let clocks: Vec<_> = tracks
             .iter()
-            .map(|track| TrackClock { kind: track.codec.kind(), clock_rate: track.clock_rate })
+            .map(|track| TrackClock {
+                kind: track.codec.kind(),
+                clock_rate: track.clock_rate,
+            })
             .collect();
         let mut publication = Self {
             id,
@@ -108,7 +116,7 @@ impl Publication {
         for info in tracks {
             let demand = (info.codec.kind() == MediaKind::Video).then(|| {
                 KeyframeDemand::new(keyframes::Settings {
-                    segment_duration: publication.settings.segment_duration,
+                    segment_duration: keyframe_interval,
                     ..keyframes::Settings::default()
                 })
             });
@@ -140,16 +148,19 @@ impl Publication {
 
     /// The tracks at this moment.
     pub(super) fn tracks(&self) -> impl Iterator<Item = TrackStatus> + '_ {
-        self.tracks.iter().enumerate().map(|(index, track)| TrackStatus {
-            info: track.info.clone(),
-            stats: self.timeline.stats(index),
-            resolution: track.resolution,
-            failed: track.pipeline.is_none(),
-            keyframes: track
-                .demand
-                .as_ref()
-                .map(|demand| (demand.observed_interval(), demand.ignores_requests())),
-        })
+        self.tracks
+            .iter()
+            .enumerate()
+            .map(|(index, track)| TrackStatus {
+                info: track.info.clone(),
+                stats: self.timeline.stats(index),
+                resolution: track.resolution,
+                failed: track.pipeline.is_none(),
+                keyframes: track
+                    .demand
+                    .as_ref()
+                    .map(|demand| (demand.observed_interval(), demand.ignores_requests())),
+            })
     }
 
     /// What broke last, if anything did.
@@ -162,11 +173,18 @@ impl Publication {
     }
 
     pub(super) fn packet(&mut self, track: TrackIndex, packet: RtpPacket, arrival: Instant) {
-        self.timeline.push_rtp(self.since_epoch(arrival), track, packet);
+        self.timeline
+            .push_rtp(self.since_epoch(arrival), track, packet);
     }
 
-    pub(super) fn sender_report(&mut self, track: TrackIndex, report: SenderReport, arrival: Instant) {
-        self.timeline.push_sender_report(self.since_epoch(arrival), track, report);
+    pub(super) fn sender_report(
+        &mut self,
+        track: TrackIndex,
+        report: SenderReport,
+        arrival: Instant,
+    ) {
+        self.timeline
+            .push_sender_report(self.since_epoch(arrival), track, report);
     }
 
     /// Moves on what is due and gives what came of it to `made`; returns when to be called next at the latest.
@@ -177,7 +195,9 @@ impl Publication {
         }
         let mut deadline = self.timeline.deadline();
         for (index, track) in self.tracks.iter_mut().enumerate() {
-            let Some(demand) = &mut track.demand else { continue };
+            let Some(demand) = &mut track.demand else {
+                continue;
+            };
             if demand.poll(monotonic) {
                 made.push(Made::KeyframeRequest(index));
             }
@@ -202,12 +222,21 @@ impl Publication {
 
     fn event(&mut self, event: Event, now: Monotonic, made: &mut Vec<Made>) {
         match event {
-            Event::Packet { track, packet, pts, arrival, after_loss } => {
-                self.zero_wall.get_or_insert_with(|| shift(self.epoch_wall + arrival, -pts));
+            Event::Packet {
+                track,
+                packet,
+                pts,
+                arrival,
+                after_loss,
+            } => {
+                self.zero_wall
+                    .get_or_insert_with(|| shift(self.epoch_wall + arrival, -pts));
                 if let Some(demand) = &mut self.tracks[track].demand {
                     demand.picture(now, pts);
                 }
-                self.drive(track, made, |pipeline| pipeline.push(&packet, pts, after_loss));
+                self.drive(track, made, |pipeline| {
+                    pipeline.push(&packet, pts, after_loss)
+                });
             }
             Event::Lost { track, packets } => {
                 tracing::debug!(track, packets, "packets lost");
@@ -233,7 +262,9 @@ impl Publication {
         made: &mut Vec<Made>,
         action: impl FnOnce(&mut Pipeline) -> Result<(), PipelineError>,
     ) {
-        let Some(pipeline) = &mut self.tracks[index].pipeline else { return };
+        let Some(pipeline) = &mut self.tracks[index].pipeline else {
+            return;
+        };
         let outcome = action(pipeline);
         self.collect(index, made);
         if let Err(error) = outcome {
@@ -258,7 +289,10 @@ impl Publication {
             ..self.settings.clone()
         };
         let started = self.pipelines.start(&track.info, &settings, move |output| {
-            collector.lock().unwrap_or_else(PoisonError::into_inner).push(output);
+            collector
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(output);
         });
         match started {
             Ok(pipeline) => track.pipeline = Some(pipeline),
@@ -272,7 +306,12 @@ impl Publication {
     fn collect(&mut self, index: TrackIndex, made: &mut Vec<Made>) {
         let track = &mut self.tracks[index];
         let kind = track.info.codec.kind();
-        let outputs = std::mem::take(&mut *track.collector.lock().unwrap_or_else(PoisonError::into_inner));
+        let outputs = std::mem::take(
+            &mut *track
+                .collector
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for output in outputs {
             match output {
                 Output::Init(init) => {
@@ -281,7 +320,9 @@ impl Publication {
                     made.push(Made::Init(kind, init));
                 }
                 Output::Part(part) => {
-                    let pts = nanos(part.presentation_time, track.timescale) - pipeline::TIMESTAMP_OFFSET_NS;
+                    let offset =
+                        i64::try_from(pipeline::START_OFFSET.as_nanos()).unwrap_or_default();
+                    let pts = nanos(part.presentation_time, track.timescale) - offset;
                     if let Some(demand) = &mut track.demand {
                         if part.independent {
                             demand.keyframe(pts);
@@ -310,5 +351,10 @@ fn nanos(time: u64, timescale: u32) -> i64 {
 
 fn shift(time: SystemTime, nanos: i64) -> SystemTime {
     let distance = Duration::from_nanos(nanos.unsigned_abs());
-    if nanos < 0 { time.checked_sub(distance) } else { time.checked_add(distance) }.unwrap_or(time)
+    if nanos < 0 {
+        time.checked_sub(distance)
+    } else {
+        time.checked_add(distance)
+    }
+    .unwrap_or(time)
 }

@@ -12,6 +12,7 @@ use crate::{
     hls,
     id::SessionId,
     media::{Codec, MediaKind},
+    telemetry::Metrics,
     timeline::MappingSource,
 };
 
@@ -104,31 +105,64 @@ impl From<RecordingStatus> for Recording {
             RecordingStatus::Writing(file, bytes) => ("writing", Some(file), bytes, None),
             RecordingStatus::Failed(error) => ("failed", None, 0, Some(error.to_string())),
         };
-        Self { state, file, bytes, error }
+        Self {
+            state,
+            file,
+            bytes,
+            error,
+        }
     }
 }
 
-/// Turns byte counters into rates.
+/// Turns the counters of the tracks into rates, and passes what was added to them on to the metrics.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    bytes: Vec<u64>,
+    before: Vec<Counters>,
     per_second: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    bytes: u64,
+    packets: u64,
+    lost: u64,
 }
 
 impl Rates {
     /// Takes the counters of all tracks, `elapsed` after the last time.
-    pub(super) fn update(&mut self, publication: &Publication, elapsed: Duration) {
-        let bytes: Vec<u64> = publication.tracks().map(|track| track.stats.bytes).collect();
-        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.per_second = bytes
-            .iter()
-            .enumerate()
-            .map(|(index, now)| {
-                let before = self.bytes.get(index).copied().unwrap_or(0);
-                now.saturating_sub(before).saturating_mul(8_000) / millis
-            })
-            .collect();
-        self.bytes = bytes;
+    pub(super) fn update(
+        &mut self,
+        publication: &Publication,
+        elapsed: Duration,
+        metrics: &Metrics,
+    ) {
+        let millis = u64::try_from(elapsed.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        self.per_second.clear();
+        for (index, TrackState { info, stats, .. }) in publication.tracks().enumerate() {
+            let now = Counters {
+                bytes: stats.bytes,
+                packets: stats.packets,
+                lost: stats.lost,
+            };
+            let before = self.before.get(index).copied().unwrap_or_default();
+            self.per_second
+                .push((now.bytes.saturating_sub(before.bytes)).saturating_mul(8_000) / millis);
+            let kind = info.codec.kind().into();
+            metrics
+                .rtp_packets
+                .get_or_create(&kind)
+                .inc_by(now.packets.saturating_sub(before.packets));
+            metrics
+                .rtp_packets_lost
+                .get_or_create(&kind)
+                .inc_by(now.lost.saturating_sub(before.lost));
+            match self.before.get_mut(index) {
+                Some(slot) => *slot = now,
+                None => self.before.push(now),
+            }
+        }
     }
 
     fn get(&self, index: usize) -> u64 {
@@ -137,7 +171,11 @@ impl Rates {
 }
 
 /// The tracks of a publication and what is to be said about them.
-pub(super) fn tracks(publication: &Publication, rates: &Rates, segment: Duration) -> (Vec<Track>, Vec<String>) {
+pub(super) fn tracks(
+    publication: &Publication,
+    rates: &Rates,
+    segment: Duration,
+) -> (Vec<Track>, Vec<String>) {
     let mut findings = Vec::new();
     let tracks = publication
         .tracks()
@@ -147,14 +185,19 @@ pub(super) fn tracks(publication: &Publication, rates: &Rates, segment: Duration
             Track {
                 kind: track.info.codec.kind(),
                 codec: track.info.codec,
-                resolution: track.resolution.map(|(width, height)| format!("{width}x{height}")),
+                resolution: track
+                    .resolution
+                    .map(|(width, height)| format!("{width}x{height}")),
                 bits_per_second: rates.get(index),
                 packets: track.stats.packets,
                 packets_lost: track.stats.lost,
                 packets_recovered: track.stats.recovered,
                 jitter_ms: track.stats.jitter.as_secs_f64() * 1_000.0,
                 synchronized: track.stats.source == Some(MappingSource::SenderReport),
-                keyframe_interval_seconds: track.keyframes.and_then(|(interval, _)| interval).map(|t| t.as_secs_f64()),
+                keyframe_interval_seconds: track
+                    .keyframes
+                    .and_then(|(interval, _)| interval)
+                    .map(|t| t.as_secs_f64()),
             }
         })
         .collect();
@@ -164,7 +207,9 @@ pub(super) fn tracks(publication: &Publication, rates: &Rates, segment: Duration
 fn finding(track: &TrackState, segment: Duration) -> Option<String> {
     let codec = track.info.codec;
     if track.failed {
-        return Some(format!("the {codec} track cannot be processed and is left out; the log says why"));
+        return Some(format!(
+            "the {codec} track cannot be processed and is left out; the log says why"
+        ));
     }
     match track.keyframes {
         Some((Some(interval), true)) if interval > segment.mul_f64(1.25) => Some(format!(

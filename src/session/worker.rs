@@ -8,8 +8,8 @@
 
 use std::{
     any::Any,
-    collections::{BinaryHeap, VecDeque},
     cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -58,13 +58,18 @@ pub(super) struct Mailbox<A: Actor> {
 
 impl<A: Actor> Clone for Mailbox<A> {
     fn clone(&self) -> Self {
-        Self { cell: Arc::clone(&self.cell), queue: Arc::clone(&self.queue) }
+        Self {
+            cell: Arc::clone(&self.cell),
+            queue: Arc::clone(&self.queue),
+        }
     }
 }
 
 impl<A: Actor> fmt::Debug for Mailbox<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mailbox").field("dropped", &self.dropped()).finish_non_exhaustive()
+        f.debug_struct("Mailbox")
+            .field("dropped", &self.dropped())
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,17 +133,27 @@ impl Workers {
     pub(super) fn start(threads: usize) -> std::io::Result<Self> {
         let queue = Arc::new(Queue {
             start: Instant::now(),
-            state: Mutex::new(State { ready: VecDeque::new(), timers: BinaryHeap::new(), idle: 0, stopping: false }),
+            state: Mutex::new(State {
+                ready: VecDeque::new(),
+                timers: BinaryHeap::new(),
+                idle: 0,
+                stopping: false,
+            }),
             wake: Condvar::new(),
         });
         let mut handles = Vec::new();
         for index in 0..threads.max(1) {
             let queue = Arc::clone(&queue);
             handles.push(
-                std::thread::Builder::new().name(format!("media-{index}")).spawn(move || queue.work())?,
+                std::thread::Builder::new()
+                    .name(format!("media-{index}"))
+                    .spawn(move || queue.work())?,
             );
         }
-        Ok(Self { queue, threads: Mutex::new(handles) })
+        Ok(Self {
+            queue,
+            threads: Mutex::new(handles),
+        })
     }
 
     /// Gives `actor` a mailbox of `capacity` events.
@@ -162,7 +177,10 @@ impl Workers {
         self.queue.wake.notify_all();
         for thread in lock(&self.threads).drain(..) {
             if let Err(panic) = thread.join() {
-                tracing::error!(message = panic_message(panic.as_ref()), "a media worker thread panicked");
+                tracing::error!(
+                    message = panic_message(panic.as_ref()),
+                    "a media worker thread panicked"
+                );
             }
         }
     }
@@ -240,7 +258,10 @@ impl<A: Actor> Runnable for Cell<A> {
                     if catch_unwind(AssertUnwindSafe(|| broken.panicked(&message))).is_err()
                         || catch_unwind(AssertUnwindSafe(|| drop(broken))).is_err()
                     {
-                        tracing::error!(message, "a session's media panicked again while it was taken down");
+                        tracing::error!(
+                            message,
+                            "a session's media panicked again while it was taken down"
+                        );
                     }
                 }
             }
@@ -267,7 +288,10 @@ impl Queue {
     }
 
     fn push_timer(&self, at: Instant, task: Arc<dyn Runnable>) {
-        lock(&self.state).timers.push(Timer { at: Reverse(at), task });
+        lock(&self.state).timers.push(Timer {
+            at: Reverse(at),
+            task,
+        });
     }
 
     fn micros(&self, at: Instant) -> u64 {
@@ -293,7 +317,10 @@ impl Queue {
                     }
                     if state.timers.is_empty() {
                         state.idle += 1;
-                        state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                        state = self
+                            .wake
+                            .wait(state)
+                            .unwrap_or_else(PoisonError::into_inner);
                         state.idle -= 1;
                     } else {
                         state = self
@@ -345,7 +372,13 @@ mod tests {
 
     fn probe() -> (Probe, mpsc::Receiver<String>) {
         let (seen, rx) = mpsc::channel();
-        (Probe { seen, deadline: None }, rx)
+        (
+            Probe {
+                seen,
+                deadline: None,
+            },
+            rx,
+        )
     }
 
     fn next(rx: &mpsc::Receiver<String>) -> String {

@@ -103,15 +103,9 @@ impl Track {
     }
 
     fn map(&mut self, origin: i64, source: MappingSource) {
-        if let Some(head) = self.reorder.media().next() {
-            self.mapping = Some(Mapping::new(
-                self.clock,
-                head.packet.ssrc,
-                head.packet.timestamp,
-                head.arrival,
-                origin,
-                source,
-            ));
+        let transit = self.held_transit(origin);
+        if let Some((head, transit)) = self.reorder.media().next().zip(transit) {
+            self.mapping = Some(Mapping::new(self.clock, head, origin, transit, source));
             if source == MappingSource::SenderReport {
                 self.reports.followed = self.reports.latest.map(|report| report.arrival);
             }
@@ -237,7 +231,7 @@ impl Timeline {
         let report = track.reports.latest.filter(|report| report.ssrc == ssrc)?;
         let pts =
             report.time_of(timestamp, track.clock.clock_rate) - self.epoch? - track.reports.bias;
-        let transit = track.mapping.as_ref()?.transit()?;
+        let transit = track.mapping.as_ref()?.transit();
         let credible = (duration_nanos(arrival) - pts - transit).abs() <= ABSURD;
         credible.then_some(pts)
     }
@@ -284,7 +278,7 @@ impl Timeline {
             .others_by_reports(index)
             .first()
             .and_then(|other| self.tracks[*other].mapping.as_ref())
-            .and_then(Mapping::transit);
+            .map(Mapping::transit);
         let track = &mut self.tracks[index];
         let Some(mapping) = track
             .mapping
@@ -324,10 +318,8 @@ impl Timeline {
             let doubt = self.tracks[*other].reports.doubt;
             doubt.is_some_and(|(theirs, _)| (theirs - error).abs() <= DOUBTFUL)
         });
-        if error.abs() > ABSURD {
-            if let Some(mapping) = &mut self.tracks[index].mapping {
-                mapping.source = MappingSource::SenderReport;
-            }
+        if let Some(mapping) = &mut self.tracks[index].mapping {
+            mapping.source = MappingSource::SenderReport;
         }
         if others.is_empty() || sender_clock_stepped {
             self.move_epoch(error);
@@ -389,7 +381,7 @@ impl Timeline {
         let index = self
             .prefer_video(&mapped, Track::by_reports)
             .or_else(|| self.prefer_video(&mapped, |_| true))?;
-        self.tracks[index].mapping.as_ref()?.transit()
+        self.tracks[index].mapping.as_ref().map(Mapping::transit)
     }
 
     fn prefer_video(

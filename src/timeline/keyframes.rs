@@ -203,7 +203,8 @@ impl KeyframeDemand {
         }
     }
 
-    /// A segment starts at this presentation time in ns, with or without a keyframe.
+    /// A segment starts at this presentation time in ns, with or without a keyframe. Not every keyframe starts one; if
+    /// this is never called, each is taken to.
     pub fn segment(&mut self, pts: i64) {
         self.segment_start = Some(pts);
     }
@@ -274,7 +275,7 @@ impl KeyframeDemand {
         if self.last_keyframe.is_none() {
             return first_picture + self.settings.start_grace <= now;
         }
-        let Some(start) = self.start_of_segment() else {
+        let Some(start) = self.segment_start.or(self.last_keyframe) else {
             return false;
         };
         let age = self.newest - start;
@@ -285,19 +286,6 @@ impl KeyframeDemand {
             (self.lead.get() + self.shift()).min(self.segment_duration / 2)
         };
         age >= self.segment_duration - ahead
-    }
-
-    /// Where the segment in hand started. A keyframe in the second half of a segment starts the next one, which is
-    /// only reported later; an earlier one may be the answer to a loss and starts none.
-    fn start_of_segment(&self) -> Option<i64> {
-        let (Some(start), Some(keyframe)) = (self.segment_start, self.last_keyframe) else {
-            return self.last_keyframe;
-        };
-        if keyframe > start + self.segment_duration / 2 {
-            Some(keyframe)
-        } else {
-            Some(start)
-        }
     }
 
     /// The earliest time of the next request.

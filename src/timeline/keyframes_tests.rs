@@ -194,6 +194,22 @@ fn losses_are_answered_at_once_and_at_most_once_a_second() {
 }
 
 #[test]
+fn a_keyframe_that_starts_no_segment_does_not_put_off_the_next() {
+    let mut demand = KeyframeDemand::new(Settings::default());
+    demand.picture(at(0), 0);
+    demand.keyframe(0);
+    demand.segment(0);
+    demand.picture(at(SECOND), SECOND);
+    demand.lost();
+    assert!(demand.poll(at(SECOND)));
+    demand.keyframe(SECOND + 100 * MILLISECOND);
+    demand.picture(at(SECOND * 19 / 10), SECOND * 19 / 10);
+    assert!(!demand.poll(at(SECOND * 19 / 10)), "once a second at most");
+    demand.picture(at(SECOND * 2), SECOND * 2);
+    assert!(demand.poll(at(SECOND * 2)));
+}
+
+#[test]
 fn a_keyframe_from_before_the_loss_does_not_heal_it() {
     let mut demand = KeyframeDemand::new(Settings::default());
     demand.picture(at(0), 0);

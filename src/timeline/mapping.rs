@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{
     TrackClock,
     line::Line,
+    reorder::Held,
     stats::MappingSource,
     transit::Transit,
     unwrap::{MILLISECOND, SECOND, duration_nanos, nanos, ticks, timestamp},
@@ -25,7 +26,7 @@ const STEP: i64 = MILLISECOND;
 /// No real clock is further off (parts of one).
 const MAX_RATE: f64 = 1e-3;
 /// Timestamps are unwrapped by arrival after a silence of this length: 2^31 ticks at 90 kHz are 6.6 hours.
-const LONG_SILENCE: Duration = Duration::from_secs(3_600);
+const LONG_SILENCE: Duration = Duration::from_hours(1);
 
 /// What a packet's timestamp says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,24 +61,23 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    /// A mapping through one point: `ticks`, which is the timestamp of the first packet, at `pts`.
+    /// A mapping that puts the first packet at `pts`. `transit` is the least one of the packets held.
     pub(super) fn new(
         clock: TrackClock,
-        ssrc: u32,
-        timestamp: u32,
-        arrival: Monotonic,
+        first: &Held,
         pts: i64,
+        transit: i64,
         source: MappingSource,
     ) -> Self {
-        let ticks = i64::from(timestamp);
+        let ticks = i64::from(first.packet.timestamp);
         Self {
             clock,
-            ssrc,
+            ssrc: first.packet.ssrc,
             source,
             line: Line::new(clock.clock_rate, ticks, pts),
-            transit: Transit::default(),
+            transit: Transit::new(first.arrival, transit),
             newest: ticks,
-            newest_arrival: arrival,
+            newest_arrival: first.arrival,
             last: None,
             highest_pts: i64::MIN,
             frame: 0,
@@ -140,7 +140,7 @@ impl Mapping {
     }
 
     /// The least transit (arrival - pts) of the last seconds.
-    pub(super) fn transit(&self) -> Option<i64> {
+    pub(super) fn transit(&self) -> i64 {
         self.transit.least()
     }
 
@@ -198,26 +198,18 @@ impl Mapping {
         let elapsed = duration_nanos(arrival.saturating_sub(self.newest_arrival));
         step < -JUMP
             || (step - elapsed > JUMP
-                && self.transit.least().is_some_and(|least| {
-                    duration_nanos(arrival) - self.line.at(ticks) < least - JUMP
-                }))
+                && duration_nanos(arrival) - self.line.at(ticks) < self.transit.least() - JUMP)
     }
 
     fn restart(&mut self, ticks: i64, arrival: Monotonic, pts: Option<i64>) {
         let next = self.next_pts();
-        let pts = match pts {
-            Some(pts) => {
-                self.source = MappingSource::SenderReport;
-                self.floor = self.floor.max(next);
-                pts
-            }
-            None => {
-                self.source = MappingSource::Arrival;
-                self.transit
-                    .least()
-                    .map_or(next, |least| duration_nanos(arrival) - least)
-                    .max(next)
-            }
+        let pts = if let Some(pts) = pts {
+            self.source = MappingSource::SenderReport;
+            self.floor = self.floor.max(next);
+            pts
+        } else {
+            self.source = MappingSource::Arrival;
+            next.max(duration_nanos(arrival) - self.transit.least())
         };
         self.line.restart(ticks, pts);
         self.jump = 0;

@@ -182,7 +182,10 @@ impl Timeline {
         }
     }
 
-    /// Takes a packet that arrived at `now`. An unknown track is ignored. `now` never goes back between calls.
+    /// Takes a packet that arrived at `now`. An unknown track is ignored.
+    ///
+    /// `now` does not go back from push to push; a poll in between may have been some milliseconds ahead of it, as
+    /// happens when arrivals wait in a queue.
     pub fn push_rtp(&mut self, now: Monotonic, track: TrackIndex, packet: RtpPacket) {
         let Some(track) = self.tracks.get_mut(track) else {
             return;
@@ -239,7 +242,7 @@ impl Timeline {
                 let gap = track.mapping.as_ref().and(track.reorder.deadline());
                 let idle = track
                     .last_media
-                    .filter(|_| !track.idle && !track.is_held())
+                    .filter(|_| !track.idle && !track.has_media())
                     .map(|last| last + self.settings.idle);
                 [self.hold_end(track), gap, idle]
             })
@@ -303,7 +306,7 @@ impl Timeline {
         let silent = track
             .last_media
             .is_some_and(|last| last + self.settings.idle <= now);
-        if silent && !track.idle && track.reorder.is_empty() {
+        if silent && !track.idle && !track.has_media() {
             track.idle = true;
             return Some(Event::Idle { track: index });
         }
@@ -339,7 +342,12 @@ impl Timeline {
 impl Track {
     /// Has packets but no mapping yet.
     fn is_held(&self) -> bool {
-        self.mapping.is_none() && self.reorder.media().next().is_some()
+        self.mapping.is_none() && self.has_media()
+    }
+
+    /// Has packets that are not handed on yet.
+    fn has_media(&self) -> bool {
+        self.reorder.media().next().is_some()
     }
 
     fn pop(&mut self, now: Monotonic, all: bool) -> Option<Next> {

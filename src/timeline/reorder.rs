@@ -26,7 +26,7 @@ const MAX_CANDIDATES: usize = 64;
 /// How long a new run waits for packets that its first ones overtook: they belong to a keyframe.
 const RESTART_WAIT: Duration = Duration::from_millis(20);
 /// How many given-up sequence numbers back are remembered to tell a late packet from a duplicate.
-const HISTORY: usize = 1_024;
+const HISTORY: u16 = 1_024;
 
 /// A packet and when it arrived.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ pub(super) struct Reorder {
     untouched: bool,
     /// Packets that may belong to a new run; two in direct succession confirm it.
     candidates: Vec<Held>,
-    given_up: [u64; HISTORY / 64],
+    given_up: [u64; HISTORY as usize / 64],
 }
 
 impl Reorder {
@@ -91,7 +91,7 @@ impl Reorder {
             newest_timestamp: 0,
             untouched: true,
             candidates: Vec::new(),
-            given_up: [0; HISTORY / 64],
+            given_up: [0; HISTORY as usize / 64],
         }
     }
 
@@ -185,18 +185,9 @@ impl Reorder {
         })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-
     /// So much is held that waiting is over.
     pub(super) fn is_full(&self) -> bool {
         self.slots.len() >= self.capacity
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
     }
 
     fn begin(&mut self, packet: &RtpPacket) {
@@ -205,7 +196,7 @@ impl Reorder {
         self.run = 0;
         self.untouched = true;
         self.newest_timestamp = packet.timestamp;
-        self.given_up = [0; HISTORY / 64];
+        self.given_up = [0; HISTORY as usize / 64];
     }
 
     fn push_back(&mut self, slot: Slot) {
@@ -393,7 +384,7 @@ impl Reorder {
     /// Whether the packet with this extended number was given up; forgets it, so that a second copy is a duplicate.
     fn was_given_up(&mut self, number: i64) -> bool {
         let front = i64::try_from(self.run).map_or(0, |run| self.end - run);
-        if front - number > i64::try_from(HISTORY).unwrap_or(0) {
+        if front - number > i64::from(HISTORY) {
             return false;
         }
         let (word, bit) = place(number);
@@ -415,7 +406,7 @@ fn occupied(held: Held, stats: &mut TrackStats) -> Slot {
 
 /// Word and bit of an extended sequence number in the history.
 fn place(number: i64) -> (usize, u64) {
-    let index = usize::try_from(number.rem_euclid(HISTORY as i64)).unwrap_or(0);
+    let index = usize::try_from(number.rem_euclid(i64::from(HISTORY))).unwrap_or(0);
     (index / 64, 1 << (index % 64))
 }
 

@@ -42,7 +42,7 @@ struct Sender {
     /// Nothing is sent in between.
     pause: std::ops::Range<i64>,
     /// Speed of the RTP clock against the wall clock.
-    ppm: f64,
+    ppm: i64,
     /// Way to us, and how much longer single packets take.
     delay: i64,
     jitter: i64,
@@ -64,7 +64,7 @@ fn video() -> Sender {
         starts: 0,
         ends: 10_000,
         pause: 0..0,
-        ppm: 0.0,
+        ppm: 0,
         delay: 20,
         jitter: 0,
         loss: 0,
@@ -95,8 +95,8 @@ enum Input {
 
 impl Sender {
     fn rtp_time(&self, capture: i64) -> u32 {
-        let rate = f64::from(CLOCKS[self.track].clock_rate) * (1.0 + self.ppm * 1e-6);
-        let ticks = (capture as f64 * rate / 1e9).floor() as i64;
+        let rate = i128::from(CLOCKS[self.track].clock_rate) * (1_000_000 + i128::from(self.ppm));
+        let ticks = i128::from(capture) * rate / 1_000_000_000_000_000;
         self.first_timestamp
             .wrapping_add(u32::try_from(ticks.rem_euclid(1 << 32)).unwrap())
     }
@@ -733,13 +733,13 @@ fn one_outlying_report_is_ignored_and_a_confirmed_one_followed() {
 fn an_hour_of_drifting_clocks() {
     for distance in [1_000, 5_000] {
         let video = Sender {
-            ppm: 300.0,
+            ppm: 300,
             ends: 3_600_000,
             reports: Some((0, distance)),
             ..video()
         };
         let audio = Sender {
-            ppm: -300.0,
+            ppm: -300,
             ends: 3_600_000,
             reports: Some((10, distance)),
             ..audio()
@@ -769,14 +769,14 @@ fn an_hour_of_drifting_clocks() {
 fn an_hour_without_reports_on_one_track_or_both() {
     for reports in [Some((0, 1_000)), None] {
         let video = Sender {
-            ppm: 300.0,
+            ppm: 300,
             ends: 3_600_000,
             reports,
             jitter: 10,
             ..video()
         };
         let audio = Sender {
-            ppm: -300.0,
+            ppm: -300,
             ends: 3_600_000,
             reports: None,
             jitter: 10,
@@ -884,7 +884,7 @@ fn reordered_pictures_keep_their_times() {
             payload_type: 96,
             marker: true,
             sequence_number: u16::try_from(n).unwrap(),
-            timestamp: u32::MAX - 9_000 + 0u32,
+            timestamp: u32::MAX - 9_000,
             ssrc: 1,
             payload: Bytes::copy_from_slice(&(i64::from(shown) * ms(40)).to_be_bytes()),
         };
@@ -914,9 +914,72 @@ fn unknown_tracks_are_ignored() {
     assert_eq!(timeline.stats(2), TrackStats::default());
 }
 
+#[test]
+fn silence_is_noticed_though_only_probing_packets_come() {
+    let mut inputs = Sender {
+        ends: 1_000,
+        reports: None,
+        ..video()
+    }
+    .inputs();
+    for n in 0..40 {
+        inputs.push((
+            ms(1_020 + n * 50),
+            VIDEO,
+            Input::Rtp(RtpPacket {
+                payload_type: 96,
+                marker: false,
+                sequence_number: 1_092 + u16::try_from(n * 2).unwrap(),
+                timestamp: 123_456 + 90_000,
+                ssrc: 1,
+                payload: Bytes::new(),
+            }),
+        ));
+    }
+    let run = drive(Timeline::new(Settings::default(), &CLOCKS[..1]), inputs);
+    let idle: Vec<_> = run
+        .events
+        .iter()
+        .filter(|(_, event)| matches!(event, Event::Idle { .. }))
+        .collect();
+    assert_eq!(idle.len(), 1);
+    assert!((ms(1_980)..=ms(2_000)).contains(&idle[0].0), "{idle:?}");
+}
+
+/// `cargo test --lib timeline -- --ignored --nocapture measure`
+#[test]
+#[ignore = "a measurement to run by hand"]
+fn measure_the_cost_of_a_packet() {
+    let senders = [video(), audio()].map(|sender| Sender {
+        ends: 600_000,
+        jitter: 15,
+        loss: 5,
+        ..sender
+    });
+    let mut inputs: Vec<_> = senders.iter().flat_map(Sender::inputs).collect();
+    inputs.sort_by_key(|(at, ..)| *at);
+    let packets = inputs.len();
+    let mut timeline = Timeline::new(Settings::default(), &CLOCKS);
+    let mut events = 0;
+    let start = std::time::Instant::now();
+    for (time, track, input) in inputs {
+        let now = at(time);
+        match input {
+            Input::Rtp(packet) => timeline.push_rtp(now, track, packet),
+            Input::Report(report) => timeline.push_sender_report(now, track, report),
+        }
+        while timeline.poll(now).is_some() {
+            events += 1;
+        }
+        std::hint::black_box(timeline.deadline());
+    }
+    let each = start.elapsed() / u32::try_from(packets).unwrap();
+    println!("{packets} packets, {events} events: {each:?} per packet");
+}
+
 prop_compose! {
     fn sender(track: TrackIndex)(
-        ppm in -300.0..300.0f64,
+        ppm in -300i64..300,
         delay in 0i64..350,
         jitter in 0i64..40,
         loss in 0u64..30,
@@ -984,7 +1047,7 @@ proptest! {
     /// With reports from the start and clean clocks nothing ever moves: times are RTP times to the tick.
     #[test]
     fn clean_clocks_keep_their_timestamps_exactly(video in sender(VIDEO), audio in sender(AUDIO)) {
-        let clean = |sender: Sender| Sender { ppm: 0.0, starts: 0, reports: Some((0, sender.reports.unwrap().1)), ..sender };
+        let clean = |sender: Sender| Sender { ppm: 0, starts: 0, reports: Some((0, sender.reports.unwrap().1)), ..sender };
         let run = run(&[clean(video), clean(audio)]);
         prop_assert!(run.spread(0..40_000) <= EXACT, "{}", run.spread(0..40_000));
         prop_assert!(run.out.iter().map(|out| out.pts).min() == Some(0));

@@ -11,6 +11,7 @@ pub(super) const MILLISECOND: i64 = 1_000_000;
 /// The extended sequence number nearest to `reference` whose low 16 bits are `value`.
 #[expect(
     clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "the low 16 bits are what counts"
 )]
 pub(super) fn sequence(reference: i64, value: u16) -> i64 {
@@ -20,6 +21,7 @@ pub(super) fn sequence(reference: i64, value: u16) -> i64 {
 /// The extended timestamp nearest to `reference` whose low 32 bits are `value`, in ticks.
 #[expect(
     clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "the low 32 bits are what counts"
 )]
 pub(super) fn timestamp(reference: i64, value: u32) -> i64 {

@@ -21,6 +21,7 @@ mod gate;
 mod offer;
 mod options;
 mod peer;
+mod place;
 mod publication;
 mod publish;
 mod sink;

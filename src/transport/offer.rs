@@ -12,7 +12,7 @@ use super::{IceCredentials, PublishError};
 use crate::media::{Codec, MediaKind, TrackInfo};
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Header extension that carries transport-wide sequence numbers, which congestion feedback refers to.
 const TRANSPORT_CC: &str =
@@ -339,7 +339,9 @@ impl Format {
     fn parameter(&self, key: &str) -> Option<&str> {
         self.fmtp.split(';').find_map(|pair| {
             let (name, value) = pair.trim().split_once('=')?;
-            name.trim().eq_ignore_ascii_case(key).then_some(value.trim())
+            name.trim()
+                .eq_ignore_ascii_case(key)
+                .then_some(value.trim())
         })
     }
 }
@@ -430,10 +432,21 @@ fn preferred(codec: Codec, format: &Format) -> bool {
 fn offered_names(formats: &[Format]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for format in formats {
-        let auxiliary = ["rtx", "red", "ulpfec", "flexfec-03", "telephone-event", "CN"]
-            .into_iter()
-            .any(|name| format.name.eq_ignore_ascii_case(name));
-        if !auxiliary && !names.iter().any(|name| name.eq_ignore_ascii_case(&format.name)) {
+        let auxiliary = [
+            "rtx",
+            "red",
+            "ulpfec",
+            "flexfec-03",
+            "telephone-event",
+            "CN",
+        ]
+        .into_iter()
+        .any(|name| format.name.eq_ignore_ascii_case(name));
+        if !auxiliary
+            && !names
+                .iter()
+                .any(|name| name.eq_ignore_ascii_case(&format.name))
+        {
             names.push(&format.name);
         }
     }

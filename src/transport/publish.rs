@@ -1,34 +1,23 @@
-//! [`PublishTransport`]: one session's place for a publisher, and who gets it.
+//! [`PublishTransport`]: offers, candidates and ends of one session's publications, one request at a time.
 //!
-//! Owns the place, the rules of conflict and the tasks that watch over a publication. It must not know how a peer
-//! connects or where its packets go.
+//! It must not know how a peer connects or where its packets go; who gets the place is decided in `place`.
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant as StdInstant},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, OwnedMutexGuard},
-    time::{Instant, timeout, timeout_at},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::warn;
 
 use super::{
-    Accepted, Connector, EndReason, OnConflict, Peer, PeerObserver, Publication, PublicationId,
-    PublicationInfo, PublishError, PublishEvent, PublishOptions, PublishSink, RemoteCandidates,
-    RestartedIce, gate::Gate,
+    Connector, EndReason, Publication, PublicationId, PublicationInfo, PublishError,
+    PublishOptions, PublishSink, RemoteCandidates, RestartedIce,
+    place::{Admission, CLOSE_LIMIT, Shared, new_etag},
 };
-use crate::media::{RtpPacket, SenderReport, TrackIndex, TrackInfo};
+use crate::media::TrackIndex;
 
-/// A peer's close may take this long ([`Peer::close`] promises 2 s).
-const CLOSE_LIMIT: Duration = Duration::from_millis(2500);
 /// A DELETE is answered after this long even when the close is not through.
 const DELETE_WAIT: Duration = Duration::from_millis(300);
 /// When to try again after "busy".
@@ -44,74 +33,19 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// use std::sync::Arc;
 /// use whipgate::transport::{Connector, PublishError, PublishOptions, PublishTransport, channel};
 ///
-/// async fn answer(connector: Arc<dyn Connector>, offer: &str) -> Result<String, PublishError> {
+/// async fn receive(connector: Arc<dyn Connector>, offer: &str) -> Result<(), PublishError> {
 ///     let (sink, mut events) = channel(1024);
 ///     let transport = PublishTransport::new(connector, Arc::new(sink), PublishOptions::default());
-///     tokio::spawn(async move {
-///         while let Some(event) = events.recv().await {
-///             // Started, Rtp, SenderReport, Ended
-///         }
-///     });
-///     Ok(transport.publish(offer).await?.answer)
+///     let answer = transport.publish(offer).await?.answer;
+///     // ... the answer goes to the publisher ...
+///     while let Some(event) = events.recv().await {
+///         // Started; Rtp and SenderReport; Ended
+///     }
+///     Ok(())
 /// }
 /// ```
 pub struct PublishTransport {
     shared: Arc<Shared>,
-}
-
-struct Shared {
-    connector: Arc<dyn Connector>,
-    sink: Arc<dyn PublishSink>,
-    options: PublishOptions,
-    runtime: OnceLock<Handle>,
-    /// Never held while the sink or a gate is called: a sink may ask for a keyframe from within an event.
-    place: Mutex<Place>,
-    /// Held while an offer is negotiated, so that two newcomers never do it at once.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    /// The place became free.
-    freed: Notify,
-    /// Cancelled by `close`: offers that wait give up.
-    closing: CancellationToken,
-    tasks: TaskTracker,
-}
-
-#[derive(Default)]
-struct Place {
-    live: Option<Arc<Live>>,
-    /// No publisher is taken any more.
-    closed: bool,
-}
-
-/// The publication in place.
-struct Live {
-    gate: Arc<Gate>,
-    tracks: Arc<[TrackInfo]>,
-    peer: Arc<dyn Peer>,
-    answer: Arc<str>,
-    etag: Mutex<String>,
-    /// Candidates of the present ICE session so far, those of the offer included.
-    candidates: AtomicUsize,
-    /// Held while candidates are added or ICE is restarted, so that answers and tags come in order.
-    changing: tokio::sync::Mutex<()>,
-}
-
-impl Live {
-    fn id(&self) -> PublicationId {
-        self.gate.id()
-    }
-
-    fn etag(&self) -> MutexGuard<'_, String> {
-        self.etag.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What an offer may do right now.
-enum Admission {
-    /// Negotiate and take the place.
-    Take,
-    /// The publisher in place is sending; it counts as gone at this time unless it sends more.
-    Wait(Instant),
-    Refuse(PublishError),
 }
 
 impl PublishTransport {
@@ -119,28 +53,11 @@ impl PublishTransport {
     pub fn new(
         connector: Arc<dyn Connector>,
         sink: Arc<dyn PublishSink>,
-        mut options: PublishOptions,
+        options: PublishOptions,
     ) -> Arc<Self> {
-        let runtime = OnceLock::new();
-        if let Some(handle) = options
-            .runtime
-            .take()
-            .or_else(|| Handle::try_current().ok())
-        {
-            runtime.get_or_init(|| handle);
-        }
+        let shared = Shared::new(connector, sink, options);
         Arc::new(Self {
-            shared: Arc::new(Shared {
-                connector,
-                sink,
-                options,
-                runtime,
-                place: Mutex::default(),
-                turn: Arc::default(),
-                freed: Notify::new(),
-                closing: CancellationToken::new(),
-                tasks: TaskTracker::new(),
-            }),
+            shared: Arc::new(shared),
         })
     }
 
@@ -164,7 +81,7 @@ impl PublishTransport {
                 limit: shared.options.max_candidates,
             });
         }
-        shared.runtime.get_or_init(Handle::current);
+        shared.runtime();
         let deadline = Instant::now() + shared.options.hold;
         loop {
             let freed = shared.freed.notified();
@@ -278,7 +195,7 @@ impl PublishTransport {
         reason: EndReason,
     ) -> Result<(), PublishError> {
         let live = self.shared.find(id)?;
-        if !self.shared.end(&live.gate, reason) {
+        if !self.shared.end(&live.gate, &reason) {
             return Err(PublishError::UnknownPublication);
         }
         if let Some(closed) = self.shared.close_in_task(&live) {
@@ -313,7 +230,7 @@ impl PublishTransport {
     pub async fn close(&self, reason: EndReason) {
         let shared = &self.shared;
         // Closed here and not in a task: at shutdown the runtime of the tasks may be gone before the caller's.
-        if let Some(live) = shared.shut(reason) {
+        if let Some(live) = shared.shut(&reason) {
             timeout(CLOSE_LIMIT, live.peer.close()).await.ok();
         }
         if timeout(CLOSE_LIMIT, shared.tasks.wait()).await.is_err() {
@@ -324,7 +241,7 @@ impl PublishTransport {
 
 impl Drop for PublishTransport {
     fn drop(&mut self) {
-        if let Some(live) = self.shared.shut(EndReason::Shutdown) {
+        if let Some(live) = self.shared.shut(&EndReason::Shutdown) {
             self.shared.close_in_task(&live);
         }
     }
@@ -338,290 +255,6 @@ impl fmt::Debug for PublishTransport {
             .field("publication", &live.map(|live| live.id()))
             .finish_non_exhaustive()
     }
-}
-
-impl Shared {
-    fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn conflict(&self) -> PublishError {
-        PublishError::Conflict {
-            // By then a publisher that has died meanwhile is known to be silent.
-            retry_after: self.options.silence,
-        }
-    }
-
-    fn shutting_down() -> PublishError {
-        PublishError::Unavailable("the session is shutting down".to_owned())
-    }
-
-    /// What an offer may do right now.
-    fn admit(&self) -> Admission {
-        let live = {
-            let place = self.place();
-            if place.closed {
-                return Admission::Refuse(Self::shutting_down());
-            }
-            match &place.live {
-                Some(live) => Arc::clone(live),
-                None => return Admission::Take,
-            }
-        };
-        match self.options.on_conflict {
-            OnConflict::Replace => Admission::Take,
-            OnConflict::Reject => Admission::Refuse(self.conflict()),
-            OnConflict::Probe => match live.gate.silent_since() {
-                None => Admission::Take,
-                Some(since) => {
-                    let gone = Instant::from_std(since) + self.options.silence;
-                    if Instant::now() >= gone {
-                        Admission::Take
-                    } else {
-                        Admission::Wait(gone)
-                    }
-                }
-            },
-        }
-    }
-
-    /// Negotiates in a task of its own: a client that hangs up meanwhile never leaves half a publication behind.
-    async fn negotiate_in_task(
-        self: Arc<Self>,
-        offer: String,
-        candidates: usize,
-        turn: OwnedMutexGuard<()>,
-    ) -> Result<Publication, PublishError> {
-        let runtime = self.runtime.get_or_init(Handle::current).clone();
-        let id = PublicationId::random();
-        let shared = Arc::clone(&self);
-        let task = async move {
-            let negotiated = shared.negotiate(id, &offer, candidates).await;
-            drop(turn);
-            negotiated
-        };
-        let span = info_span!("publication", %id);
-        self.tasks
-            .spawn_on(task.instrument(span), &runtime)
-            .await
-            .unwrap_or_else(|error| Err(PublishError::internal(error)))
-    }
-
-    async fn negotiate(
-        self: &Arc<Self>,
-        id: PublicationId,
-        offer: &str,
-        candidates: usize,
-    ) -> Result<Publication, PublishError> {
-        let gate = Arc::new(Gate::new(id, Arc::clone(&self.sink)));
-        let observer = Arc::new(Observer {
-            gate: Arc::clone(&gate),
-            shared: Arc::downgrade(self),
-        });
-        debug!(offer, "negotiating");
-        let accepted = timeout(
-            self.options.answer_timeout,
-            self.connector.accept(offer, observer),
-        )
-        .await
-        .unwrap_or_else(|_| {
-            Err(PublishError::Unavailable(
-                "making the answer took too long".to_owned(),
-            ))
-        });
-        let Accepted {
-            answer,
-            ice,
-            tracks,
-            peer,
-        } = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Whatever the stack still holds of this peer must not reach the sink.
-                gate.end(EndReason::Failed(error.to_string()));
-                return Err(error);
-            }
-        };
-        debug!(answer, "answered");
-        let live = Arc::new(Live {
-            gate,
-            tracks: Arc::clone(&tracks),
-            peer,
-            answer: answer.as_str().into(),
-            etag: Mutex::new(new_etag()),
-            candidates: AtomicUsize::new(candidates),
-            changing: tokio::sync::Mutex::default(),
-        });
-        let etag = live.etag().clone();
-        self.install(&live)?;
-        info!(
-            ufrag = ice.ufrag,
-            tracks = tracks.len(),
-            "publication accepted"
-        );
-        Ok(Publication {
-            id,
-            answer,
-            etag,
-            tracks,
-        })
-    }
-
-    /// Puts `live` in place; whoever was there is ended and closed.
-    fn install(self: &Arc<Self>, live: &Arc<Live>) -> Result<(), PublishError> {
-        let before = {
-            let mut place = self.place();
-            if place.closed {
-                drop(place);
-                self.close_in_task(live);
-                return Err(Self::shutting_down());
-            }
-            place.live.replace(Arc::clone(live))
-        };
-        if let Some(before) = before {
-            // One that is ending by itself at this moment is waited for here: its gate is locked until `Ended` is out.
-            if before.gate.end(EndReason::Replaced) {
-                info!(replaced = %before.id(), "another publisher takes over");
-            }
-            self.close_in_task(&before);
-        }
-        if !live.gate.open(Arc::clone(&live.tracks)) {
-            self.vacate(live.id());
-            self.close_in_task(live);
-            return Err(PublishError::Unavailable(
-                "the connection broke while it was made".to_owned(),
-            ));
-        }
-        self.watch_connect(live);
-        Ok(())
-    }
-
-    /// Frees the place of a publication that has not connected in time.
-    fn watch_connect(self: &Arc<Self>, live: &Arc<Live>) {
-        let shared = Arc::downgrade(self);
-        let live = Arc::clone(live);
-        let limit = self.options.connect_timeout;
-        self.spawn(async move {
-            if timeout(limit, live.gate.settled()).await.is_ok() {
-                return;
-            }
-            if let Some(shared) = shared.upgrade()
-                && shared.end(&live.gate, EndReason::TimedOut)
-            {
-                info!("the publisher did not connect in time");
-                shared.close_in_task(&live);
-            }
-        });
-    }
-
-    /// The publication in place, if it is `id` (or whichever).
-    fn find(&self, id: Option<PublicationId>) -> Result<Arc<Live>, PublishError> {
-        self.place()
-            .live
-            .as_ref()
-            .filter(|live| id.is_none_or(|id| id == live.id()))
-            .map(Arc::clone)
-            .ok_or(PublishError::UnknownPublication)
-    }
-
-    /// Ends a publication and frees its place; true for exactly one caller, who then sees to the peer.
-    fn end(&self, gate: &Gate, reason: EndReason) -> bool {
-        let ended = gate.end(reason.clone());
-        if ended {
-            info!(publication = %gate.id(), %reason, "publication ended");
-            self.vacate(gate.id());
-        }
-        ended
-    }
-
-    /// Frees the place of `id`, after its `Ended`: who finds the place free may start at once.
-    fn vacate(&self, id: PublicationId) -> Option<Arc<Live>> {
-        let live = self.place().live.take_if(|live| live.id() == id);
-        if live.is_some() {
-            self.freed.notify_waiters();
-        }
-        live
-    }
-
-    /// Takes no publisher any more and ends the one in place, whose peer the caller closes.
-    fn shut(&self, reason: EndReason) -> Option<Arc<Live>> {
-        let live = {
-            let mut place = self.place();
-            place.closed = true;
-            place.live.clone()
-        };
-        self.closing.cancel();
-        self.tasks.close();
-        live.filter(|live| self.end(&live.gate, reason))
-    }
-
-    /// Closes the peer in a task of its own. `None` without a runtime to run it on.
-    fn close_in_task(&self, live: &Live) -> Option<tokio::task::JoinHandle<()>> {
-        let peer = Arc::clone(&live.peer);
-        let id = live.id();
-        self.spawn(async move {
-            if timeout(CLOSE_LIMIT, peer.close()).await.is_err() {
-                warn!(publication = %id, "the peer did not close in time");
-            }
-        })
-    }
-
-    fn spawn(
-        &self,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) -> Option<tokio::task::JoinHandle<()>> {
-        let runtime = self.runtime.get()?;
-        Some(self.tasks.spawn_on(task.in_current_span(), runtime))
-    }
-}
-
-/// What a peer reports to. Holds the gate directly, so that a packet takes no detour.
-struct Observer {
-    gate: Arc<Gate>,
-    shared: Weak<Shared>,
-}
-
-impl PeerObserver for Observer {
-    fn on_connected(&self) {
-        self.gate.connected();
-    }
-
-    fn on_rtp(&self, track: TrackIndex, packet: RtpPacket, arrival: StdInstant) {
-        self.gate.rtp(arrival, |publication| PublishEvent::Rtp {
-            publication,
-            track,
-            packet,
-            arrival,
-        });
-    }
-
-    fn on_sender_report(&self, track: TrackIndex, report: SenderReport, arrival: StdInstant) {
-        self.gate.pass(|publication| PublishEvent::SenderReport {
-            publication,
-            track,
-            report,
-            arrival,
-        });
-    }
-
-    fn on_closed(&self, reason: EndReason) {
-        let Some(shared) = self.shared.upgrade() else {
-            self.gate.end(reason);
-            return;
-        };
-        // Found before it is ended, for the end takes it out of its place.
-        let live = shared.find(Some(self.gate.id())).ok();
-        if shared.end(&self.gate, reason)
-            && let Some(live) = live
-        {
-            shared.close_in_task(&live);
-        }
-    }
-}
-
-/// A tag that no two ICE sessions share (RFC 9725 section 4.3.1).
-fn new_etag() -> String {
-    format!("{:016x}", rand::random::<u64>())
 }
 
 fn count_candidates(sdp: &str) -> usize {

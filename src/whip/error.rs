@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix_web::{
     HttpResponse,
     http::{
-        ConnectionType, Method, StatusCode,
+        Method, StatusCode,
         header::{self, HeaderValue},
     },
 };
@@ -158,12 +158,6 @@ impl WhipError {
             ) => {
                 headers.insert(header::RETRY_AFTER, seconds(*retry_after).into());
             }
-            Self::BodyTooLarge { .. } | Self::BodyTooSlow { .. } => {
-                // The rest of the body is not waited for.
-                response
-                    .head_mut()
-                    .set_connection_type(ConnectionType::Close);
-            }
             _ => {}
         }
         response
@@ -197,7 +191,8 @@ pub(super) fn accept_header(method: &Method) -> header::HeaderName {
 
 /// Whole seconds, rounded up: `Retry-After: 0` would invite a storm.
 fn seconds(duration: Duration) -> u64 {
-    duration.as_millis().div_ceil(1000).max(1) as u64
+    let begun = u64::from(duration.subsec_nanos() > 0);
+    duration.as_secs().saturating_add(begun).max(1)
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {

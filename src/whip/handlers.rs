@@ -5,6 +5,7 @@
 
 use actix_web::{
     HttpRequest, HttpResponse,
+    dev::Payload,
     http::{
         Method,
         header::{self, HeaderMap, HeaderValue},
@@ -15,6 +16,7 @@ use actix_web::{
 use super::{
     AuthorizeRequest, Denied, PublishTransportProvider, WhipEndpoint,
     authorize::bearer_token,
+    body,
     cors::is_preflight,
     error::{WhipError, accept_header},
     etag::{self, IfMatch},
@@ -53,6 +55,7 @@ pub(super) async fn handle<P: PublishTransportProvider>(
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
+    let mut payload = payload.into_inner();
     let method = request.method().clone();
     let answered = match name(&request) {
         Ok(session_id) => {
@@ -61,12 +64,13 @@ pub(super) async fn handle<P: PublishTransportProvider>(
                 request: &request,
                 session_id: &session_id,
             };
-            let answered = call.answer(target, payload).await;
+            let answered = call.answer(target, &mut payload).await;
             answered.inspect_err(|error| error.log(&method, session_id.as_str()))
         }
         Err(error) => Err(error),
     };
-    let mut response = answered.unwrap_or_else(|error| error.response());
+    let mut response =
+        answered.unwrap_or_else(|error| body::keep_unread(error.response(), payload));
     let cors = &endpoint.options.cors;
     cors.apply(&method, request.headers(), response.headers_mut());
     response
@@ -89,7 +93,7 @@ impl<P: PublishTransportProvider> Call<'_, P> {
     async fn answer(
         &self,
         target: Target,
-        payload: web::Payload,
+        payload: &mut Payload,
     ) -> Result<HttpResponse, WhipError> {
         match (self.request.method(), target) {
             (&Method::GET | &Method::HEAD, _) => Ok(HttpResponse::NoContent().finish()),
@@ -156,7 +160,7 @@ impl<P: PublishTransportProvider> Call<'_, P> {
     }
 
     /// Section 4.2: offer in, answer out.
-    async fn post(&self, payload: web::Payload) -> Result<HttpResponse, WhipError> {
+    async fn post(&self, payload: &mut Payload) -> Result<HttpResponse, WhipError> {
         let offer = self.body(SDP, payload).await?;
         if !offer.starts_with("v=0") {
             return Err(WhipError::NotSdp("it does not begin with v=0"));
@@ -183,7 +187,7 @@ impl<P: PublishTransportProvider> Call<'_, P> {
     async fn patch(
         &self,
         target: Target,
-        payload: web::Payload,
+        payload: &mut Payload,
     ) -> Result<HttpResponse, WhipError> {
         let condition = IfMatch::of(self.request.headers());
         let body = self.body(FRAGMENT, payload).await?;
@@ -255,37 +259,12 @@ impl<P: PublishTransportProvider> Call<'_, P> {
         }
     }
 
-    /// The whole body as text, of the type `accepts`, within the limits.
     async fn body(
         &self,
         accepts: &'static str,
-        payload: web::Payload,
+        payload: &mut Payload,
     ) -> Result<String, WhipError> {
-        let headers = self.request.headers();
-        let sent = headers.get(header::CONTENT_TYPE);
-        if !sent.is_some_and(|sent| is_type(sent, accepts)) {
-            return Err(WhipError::UnsupportedType {
-                method: self.request.method().clone(),
-                sent: sent.map(|sent| String::from_utf8_lossy(sent.as_bytes()).into_owned()),
-                accepts,
-            });
-        }
-        let limits = self.endpoint.options.limits;
-        let too_large = WhipError::BodyTooLarge { limit: limits.body };
-        let declared = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if declared.is_some_and(|declared| declared > limits.body) {
-            return Err(too_large);
-        }
-        let body = tokio::time::timeout(limits.body_time, payload.to_bytes_limited(limits.body))
-            .await
-            .map_err(|_| WhipError::BodyTooSlow {
-                limit: limits.body_time,
-            })?
-            .map_err(|_| too_large)?
-            .map_err(|error| WhipError::BodyBroken(error.to_string()))?;
-        String::from_utf8(body.into()).map_err(|_| WhipError::BodyNotText)
+        body::read(self.request, payload, accepts, self.endpoint.options.limits).await
     }
 
     /// An absolute path without a query, beside the URL that was asked for, whatever scope the endpoint is mounted in.
@@ -314,12 +293,4 @@ fn insert_etag(headers: &mut HeaderMap, etag: &str) -> Result<(), WhipError> {
     let value = etag::header_value(etag).map_err(PublishError::internal)?;
     headers.insert(header::ETAG, value);
     Ok(())
-}
-
-/// Compares media types: parameters and case do not matter (RFC 9110 section 8.3.1).
-fn is_type(sent: &HeaderValue, accepts: &str) -> bool {
-    sent.to_str().is_ok_and(|sent| {
-        let essence = sent.split(';').next().unwrap_or_default();
-        essence.trim().eq_ignore_ascii_case(accepts)
-    })
 }

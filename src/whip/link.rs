@@ -37,7 +37,7 @@ impl IceServer {
     /// [`InvalidIceServer`].
     pub fn stun(url: &str) -> Result<Self, InvalidIceServer> {
         check_url(url, &["stun:", "stuns:"])?;
-        Self::with(url, String::new())
+        Self::with(url, "")
     }
 
     /// A TURN server: `turn:turn.example.net?transport=udp`.
@@ -63,10 +63,10 @@ impl IceServer {
             write!(parameters, "; {name}={quoted}").ok();
         }
         parameters.push_str("; credential-type=\"password\"");
-        Self::with(url, parameters)
+        Self::with(url, &parameters)
     }
 
-    fn with(url: &str, parameters: String) -> Result<Self, InvalidIceServer> {
+    fn with(url: &str, parameters: &str) -> Result<Self, InvalidIceServer> {
         let text = format!("<{url}>; rel=\"ice-server\"{parameters}");
         let mut value = HeaderValue::try_from(text)
             .map_err(|_| InvalidIceServer::Characters(url.to_owned()))?;

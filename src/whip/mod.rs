@@ -18,6 +18,7 @@
 //! nothing else says who is meant, a missing `If-Match` is 428.
 
 mod authorize;
+mod body;
 mod cors;
 mod error;
 mod etag;

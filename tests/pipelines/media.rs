@@ -51,7 +51,11 @@ impl Video {
                 "x264enc speed-preset=ultrafast bframes={b_frames} key-int-max={keyframes} \
                  option-string=scenecut=0:open-gop=0 threads=1 \
                  ! video/x-h264,profile={} ! rtph264pay config-interval=-1 mtu=1200",
-                if b_frames > 0 { "main" } else { "constrained-baseline" },
+                if b_frames > 0 {
+                    "main"
+                } else {
+                    "constrained-baseline"
+                },
             ),
             Codec::H265 => format!(
                 "x265enc speed-preset=ultrafast key-int-max={keyframes} \

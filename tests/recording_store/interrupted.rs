@@ -68,9 +68,14 @@ fn repaired(reports: &[RepairReport]) -> (Duration, u64) {
     }
 }
 
+/// A folder in memory: thousands of repairs, each with its `fsync`s, would wait for a disk most of the time.
+fn memory_folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
+}
+
 #[test]
 fn cut_at_every_byte_of_the_last_parts_a_file_is_repaired_to_its_last_whole_part() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = memory_folder();
     let Leftover { bytes, ends, parts } = leftover(2);
     let from = ends[ends.len() - 3];
     for len in from..=bytes.len() as u64 {
@@ -91,7 +96,7 @@ fn cut_at_every_byte_of_the_last_parts_a_file_is_repaired_to_its_last_whole_part
 
 #[test]
 fn cut_within_the_head_or_the_first_part_there_is_nothing_to_list_and_nothing_is_lost() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = memory_folder();
     let session = folder.path().join("studio");
     fs::create_dir(&session).unwrap();
     let Leftover { bytes, ends, .. } = leftover(1);
@@ -109,7 +114,7 @@ fn cut_within_the_head_or_the_first_part_there_is_nothing_to_list_and_nothing_is
 
 #[test]
 fn killed_between_the_steps_of_finishing_a_file_plays_and_is_repaired() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = memory_folder();
     let Leftover { bytes, parts, .. } = leftover(3);
     let path = place(folder.path(), &bytes);
     repair_path(&path).unwrap();
@@ -211,7 +216,7 @@ fn a_recording_in_progress_is_not_repaired() {
 
 #[test]
 fn a_tail_of_zeros_is_cut_off() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = memory_folder();
     let Leftover {
         mut bytes, parts, ..
     } = leftover(2);
@@ -223,7 +228,7 @@ fn a_tail_of_zeros_is_cut_off() {
 
 #[test]
 fn damage_in_the_middle_is_reported_and_nothing_is_cut() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = memory_folder();
     let Leftover {
         mut bytes, ends, ..
     } = leftover(2);
@@ -254,7 +259,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
     ) {
         static LEFTOVER: std::sync::LazyLock<Leftover> = std::sync::LazyLock::new(|| leftover(1));
-        let folder = tempfile::tempdir().unwrap();
+        let folder = memory_folder();
         let mut bytes = LEFTOVER.bytes.clone();
         bytes.truncate(1 + cut.index(bytes.len()));
         for (index, value) in &damage {

@@ -110,13 +110,12 @@ fn a_full_disk_stops_the_recording_and_leaves_what_fits() {
             .join(entry.file.to_string()),
     )
     .unwrap();
-    let (recorder, _written) = start(&store, &session, &[&AUDIO]);
+    let (recorder, written) = start(&store, &session, &[&AUDIO]);
     for (kind, part) in media::interleave(&[&AUDIO]) {
         recorder.push_part(kind, part);
     }
     finish(&recorder);
-    drop(store);
-    drop(disk);
+    drop((recorder, written, store, disk));
 }
 
 #[test]

@@ -43,7 +43,10 @@ pub(super) fn hevc_codecs(hvcc: &Hvcc) -> String {
         hvcc.general_level_idc,
     );
     let constraints = &hvcc.general_constraint_indicator_flags;
-    let used = constraints.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
+    let used = constraints
+        .iter()
+        .rposition(|&b| b != 0)
+        .map_or(0, |i| i + 1);
     for byte in &constraints[..used] {
         // Writing to a String does not fail.
         let _ = write!(text, ".{byte:X}");

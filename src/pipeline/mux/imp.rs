@@ -248,9 +248,7 @@ impl Mux {
             gst::warning!(CAT, imp = self, "dropping {buffer:?}: no timestamp");
             return Ok(outgoing);
         };
-        let map = buffer
-            .map_readable()
-            .map_err(|_| gst::FlowError::Error)?;
+        let map = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
         let delta = buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
         let sync = input.is_sync(&map, delta);
         let prefix = input.prefix_len(&map);
@@ -411,9 +409,8 @@ impl Mux {
         };
         let mut buffer = gst::Buffer::from_mut_slice(bytes);
         if let Some(buffer) = buffer.get_mut() {
-            let time = |ticks: u64| {
-                gst::ClockTime::SECOND.mul_div_round(ticks, u64::from(timescale))
-            };
+            let time =
+                |ticks: u64| gst::ClockTime::SECOND.mul_div_round(ticks, u64::from(timescale));
             buffer.set_dts(time(meta.decode_time));
             buffer.set_pts(time(meta.presentation_time));
             buffer.set_duration(time(meta.duration));

@@ -85,7 +85,10 @@ pub(super) fn plain_offer(offer: &Offer) -> String {
         line(&mut sdp, &format!("ice-ufrag:{}", offer.ice.ufrag));
         line(&mut sdp, &format!("ice-pwd:{}", offer.ice.pwd));
         line(&mut sdp, &format!("setup:{setup}"));
-        line(&mut sdp, &format!("rtpmap:{payload_type} {}", rtpmap(track)));
+        line(
+            &mut sdp,
+            &format!("rtpmap:{payload_type} {}", rtpmap(track)),
+        );
         if index == 0 {
             for candidate in &offer.candidates {
                 line(&mut sdp, candidate);
@@ -172,7 +175,10 @@ fn codec(sdp: &mut String, track: &OfferedTrack) {
     if let Some(id) = track.transport_cc.filter(|_| feedback.transport_cc) {
         line(
             sdp,
-            &format!("extmap:{id} {}", rtc::sdp::description::media::EXT_MAP_VALUE_TRANSPORT_CC_URI),
+            &format!(
+                "extmap:{id} {}",
+                rtc::sdp::description::media::EXT_MAP_VALUE_TRANSPORT_CC_URI
+            ),
         );
     }
 }

@@ -160,7 +160,10 @@ fn usable(bound: SocketAddr, mut interfaces: Vec<IpAddr>) -> Vec<SocketAddr> {
             IpAddr::V4(ip) => ip.is_link_local(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
-        !ip.is_unspecified() && !ip.is_multicast() && !link_local && (bound.is_ipv6() || ip.is_ipv4())
+        !ip.is_unspecified()
+            && !ip.is_multicast()
+            && !link_local
+            && (bound.is_ipv6() || ip.is_ipv4())
     });
     if interfaces.iter().any(|ip| !ip.is_loopback()) {
         interfaces.retain(|ip| !ip.is_loopback());
@@ -212,7 +215,7 @@ mod tests {
             candidates.lines(),
             [
                 "candidate:1 1 udp 2130706431 127.0.0.1 4000 typ host",
-                "candidate:2 1 tcp 1518337023 127.0.0.1 4001 typ host tcptype passive",
+                "candidate:2 1 tcp 1520435199 127.0.0.1 4001 typ host tcptype passive",
             ]
         );
     }

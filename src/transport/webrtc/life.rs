@@ -52,8 +52,10 @@ impl Life {
     /// Something genuine came from the peer at `now`.
     pub(super) fn heard(&self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.born).as_millis();
-        self.heard
-            .store(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.heard.store(
+            u64::try_from(elapsed).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// How long nothing genuine has come.

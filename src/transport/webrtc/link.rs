@@ -42,7 +42,11 @@ pub(super) enum Family {
 
 impl Family {
     pub(super) fn of(address: SocketAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
     }
 }
 
@@ -205,7 +209,11 @@ impl Link {
     }
 
     /// Calls `send` with each datagram of flight `number`, if that is still unanswered; `false` if it is not.
-    pub(super) fn repeat_flight(&self, number: u64, mut send: impl FnMut(SocketAddr, &[u8])) -> bool {
+    pub(super) fn repeat_flight(
+        &self,
+        number: u64,
+        mut send: impl FnMut(SocketAddr, &[u8]),
+    ) -> bool {
         if self.life.is_connected() || self.life.is_over() {
             return false;
         }

@@ -28,7 +28,7 @@ mod udp;
 use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -154,7 +154,8 @@ pub struct WebRtc {
     config: WebRtcConfig,
     udp: SocketAddr,
     tcp: Option<SocketAddr>,
-    shared: Shared,
+    /// Gone after the shutdown: what is shared holds the UDP socket.
+    shared: Mutex<Option<Shared>>,
     closing: CancellationToken,
     thread_ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -166,8 +167,8 @@ impl WebRtc {
     ///
     /// A [`BindError`] that names the address and the way out.
     pub async fn bind(config: WebRtcConfig) -> Result<Arc<Self>, BindError> {
-        let crypto =
-            rtc::crypto::default_provider().map_err(|error| BindError::Crypto(error.to_string()))?;
+        let crypto = rtc::crypto::default_provider()
+            .map_err(|error| BindError::Crypto(error.to_string()))?;
         let udp_socket =
             udp::bind(config.listen_udp).map_err(|error| udp_error(config.listen_udp, error))?;
         let udp = udp_socket
@@ -188,8 +189,6 @@ impl WebRtc {
         let (started, starting) = oneshot::channel();
         let (ended, ending) = oneshot::channel();
         let engine = Engine {
-            udp: udp_socket,
-            tcp: tcp_socket,
             routes,
             silence_limit: config.silence_limit,
             closing: closing.clone(),
@@ -197,7 +196,7 @@ impl WebRtc {
         std::thread::Builder::new()
             .name("whipgate-webrtc".to_owned())
             .spawn(move || {
-                engine.run(started);
+                engine.run(udp_socket, tcp_socket, started);
                 let _nobody_waits = ended.send(());
             })
             .map_err(BindError::Thread)?;
@@ -210,7 +209,7 @@ impl WebRtc {
             config,
             udp,
             tcp,
-            shared,
+            shared: Mutex::new(Some(shared)),
             closing,
             thread_ended: Mutex::new(Some(ending)),
         }))
@@ -230,11 +229,8 @@ impl WebRtc {
     /// milliseconds, at most about 3 s. Offers are refused from now on.
     pub async fn shutdown(&self) {
         self.closing.cancel();
-        let ending = self
-            .thread_ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let _socket = lock(&self.shared).take();
+        let ending = lock(&self.thread_ended).take();
         if let Some(ending) = ending {
             let _thread_gone = ending.await;
         }
@@ -245,29 +241,29 @@ impl WebRtc {
         offer: &str,
         observer: Arc<dyn PeerObserver>,
     ) -> Result<Accepted, PublishError> {
-        if self.closing.is_cancelled() {
+        let Some(shared) = lock(&self.shared).clone() else {
             return Err(shutting_down());
-        }
+        };
         let offer = Offer::parse(offer, &self.config.video_codecs)?;
         let ice = IceCredentials {
             ufrag: format!("{:016x}", rand::random::<u64>()),
             pwd: format!("{:032x}", rand::random::<u128>()),
         };
         let link = Arc::new(Link::new(ice.clone(), observer));
-        if !self.shared.routes.insert(Arc::clone(&link)) {
+        if !shared.routes.insert(Arc::clone(&link)) {
             return Err(PublishError::internal("two peers have one name"));
         }
         let mut registered = Registered {
             link: Arc::clone(&link),
-            routes: Arc::clone(&self.shared.routes),
+            routes: Arc::clone(&shared.routes),
             started: false,
         };
         let families = Families {
             ipv4: self.udp.is_ipv4() || self.udp.ip().is_unspecified(),
             ipv6: self.udp.is_ipv6(),
         };
-        let shared = self.shared.clone();
-        let negotiation = self.shared.handle.spawn(async move {
+        let handle = shared.handle.clone();
+        let negotiation = handle.spawn(async move {
             let started = peer::start(&offer, link, shared, families).await?;
             Ok::<_, PublishError>((offer, started))
         });
@@ -293,6 +289,10 @@ impl WebRtc {
             peer: started.peer,
         })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn shutting_down() -> PublishError {
@@ -342,8 +342,6 @@ impl fmt::Debug for WebRtc {
 
 /// What the engine's thread runs.
 struct Engine {
-    udp: std::net::UdpSocket,
-    tcp: Option<std::net::TcpListener>,
     routes: Arc<Routes>,
     silence_limit: Duration,
     closing: CancellationToken,
@@ -351,7 +349,12 @@ struct Engine {
 
 impl Engine {
     /// Runs until the engine closes. Dropping the runtime at the end drops every task and socket.
-    fn run(self, started: oneshot::Sender<io::Result<Shared>>) {
+    fn run(
+        self,
+        udp: std::net::UdpSocket,
+        tcp: Option<std::net::TcpListener>,
+        started: oneshot::Sender<io::Result<Shared>>,
+    ) {
         let runtime = match tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -363,7 +366,7 @@ impl Engine {
             }
         };
         runtime.block_on(async move {
-            match self.start() {
+            match self.start(udp, tcp) {
                 Ok(shared) => {
                     let _nobody_waits = started.send(Ok(shared));
                 }
@@ -378,10 +381,14 @@ impl Engine {
     }
 
     /// Starts the readers.
-    fn start(&self) -> io::Result<Shared> {
-        let outlet = Arc::new(Outlet::new(self.udp.try_clone()?)?);
-        if let Some(tcp) = &self.tcp {
-            let listener = TcpListener::from_std(tcp.try_clone()?)?;
+    fn start(
+        &self,
+        udp: std::net::UdpSocket,
+        tcp: Option<std::net::TcpListener>,
+    ) -> io::Result<Shared> {
+        let outlet = Arc::new(Outlet::new(udp)?);
+        if let Some(tcp) = tcp {
+            let listener = TcpListener::from_std(tcp)?;
             tokio::spawn(tcp::accept(listener, Arc::clone(&self.routes)));
         }
         let reader = udp::read(Arc::clone(&outlet), Arc::clone(&self.routes));

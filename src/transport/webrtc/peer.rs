@@ -6,7 +6,7 @@
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -91,12 +91,12 @@ pub(super) async fn start(
     let (closed, is_closed) = watch::channel(false);
     let publisher = Arc::new(Publisher {
         link: Arc::clone(&link),
-        connection: Arc::clone(&connection),
+        connection: Arc::downgrade(&connection),
         closed: is_closed,
     });
     let handle = shared.handle.clone();
-    handle.spawn(guard(link, connection, shared, closed));
-    let fingerprint = negotiate(&*publisher.connection, offer).await?;
+    handle.spawn(guard(link, Arc::clone(&connection), shared, closed));
+    let fingerprint = negotiate(&*connection, offer).await?;
     let gathered = tokio::time::timeout(GATHERING, gathering_done).await;
     if !matches!(gathered, Ok(Ok(()))) {
         return Err(PublishError::internal("gathering did not end"));
@@ -162,10 +162,7 @@ async fn build(
         .with_media_engine(media)
         .with_setting_engine(settings)
         .with_interceptor_registry(registry)
-        .with_runtime(Arc::new(PeerRuntime::new(
-            Arc::clone(link),
-            shared.clone(),
-        )))
+        .with_runtime(Arc::new(PeerRuntime::new(Arc::clone(link), shared.clone())))
         .with_handler(Arc::new(handler))
         .with_udp_addrs(addresses)
         .build()
@@ -174,10 +171,7 @@ async fn build(
 }
 
 /// Offer and answer within the stack; returns our fingerprint.
-async fn negotiate(
-    connection: &dyn PeerConnection,
-    offer: &Offer,
-) -> Result<String, PublishError> {
+async fn negotiate(connection: &dyn PeerConnection, offer: &Offer) -> Result<String, PublishError> {
     let remote =
         RTCSessionDescription::offer(plain_offer(offer)).map_err(PublishError::internal)?;
     connection
@@ -214,6 +208,7 @@ async fn guard(
     }
     shared.routes.remove(&link);
     link.close_tcp();
+    drop((connection, shared));
     closed.send_replace(true);
 }
 
@@ -226,7 +221,10 @@ struct Handler {
 type Reported<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 impl PeerConnectionEventHandler for Handler {
-    fn on_ice_connection_state_change<'a, 'b>(&'a self, state: RTCIceConnectionState) -> Reported<'b>
+    fn on_ice_connection_state_change<'a, 'b>(
+        &'a self,
+        state: RTCIceConnectionState,
+    ) -> Reported<'b>
     where
         'a: 'b,
         Self: 'b,
@@ -267,7 +265,8 @@ impl PeerConnectionEventHandler for Handler {
 /// The handle to one publisher's connection; letting go of it closes the connection.
 pub(super) struct Publisher {
     link: Arc<Link>,
-    connection: Arc<dyn PeerConnection>,
+    /// The guard's, so that its sockets are free when it is closed, whoever still holds this handle.
+    connection: Weak<dyn PeerConnection>,
     closed: watch::Receiver<bool>,
 }
 
@@ -278,8 +277,14 @@ impl Drop for Publisher {
 }
 
 impl Peer for Publisher {
-    fn add_candidates(&self, candidates: RemoteCandidates) -> BoxFuture<'_, Result<(), PublishError>> {
+    fn add_candidates(
+        &self,
+        candidates: RemoteCandidates,
+    ) -> BoxFuture<'_, Result<(), PublishError>> {
         Box::pin(async move {
+            let Some(connection) = self.connection.upgrade() else {
+                return Ok(());
+            };
             for candidate in candidates.candidates {
                 let text = candidate.candidate.trim();
                 let text = text.strip_prefix("a=").unwrap_or(text);
@@ -291,7 +296,7 @@ impl Peer for Publisher {
                     candidate: format!("candidate:{bare}"),
                     ..RTCIceCandidateInit::default()
                 };
-                if let Err(error) = self.connection.add_ice_candidate(init).await {
+                if let Err(error) = connection.add_ice_candidate(init).await {
                     tracing::debug!(%error, "candidate not taken");
                 }
             }
@@ -300,7 +305,10 @@ impl Peer for Publisher {
         })
     }
 
-    fn restart_ice(&self, _candidates: RemoteCandidates) -> BoxFuture<'_, Result<IceRestart, PublishError>> {
+    fn restart_ice(
+        &self,
+        _candidates: RemoteCandidates,
+    ) -> BoxFuture<'_, Result<IceRestart, PublishError>> {
         Box::pin(std::future::ready(Err(PublishError::IceRestartUnsupported)))
     }
 

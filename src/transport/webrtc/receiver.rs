@@ -97,7 +97,11 @@ impl Receiver {
         let Some(track) = self.tracks.get_mut(index) else {
             return false;
         };
-        if !track.streams.iter().any(|stream| stream.ssrc == header.ssrc) {
+        if !track
+            .streams
+            .iter()
+            .any(|stream| stream.ssrc == header.ssrc)
+        {
             let old = if track.streams.len() >= STREAMS {
                 Some(track.streams.remove(0))
             } else {

@@ -232,10 +232,7 @@ mod tests {
         assert_eq!(routes.deliver(address(1), &[128, 0]), Delivery::Unknown);
         for (ufrag, port) in [("first", 1), ("second", 2)] {
             let check = request(&format!("{ufrag}:x"), PASSWORD, false);
-            assert_eq!(
-                routes.deliver(address(port), &check),
-                Delivery::Delivered
-            );
+            assert_eq!(routes.deliver(address(port), &check), Delivery::Delivered);
         }
         assert_eq!(routes.deliver(address(1), &[22, 7]), Delivery::Delivered);
         assert_eq!(routes.deliver(address(2), &[22, 8]), Delivery::Delivered);

@@ -49,9 +49,13 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
 fn enlarge_receive_buffer(socket: &Socket) {
     let asked = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     // Linux reports twice what it grants, other systems the plain figure.
-    let granted = socket
-        .recv_buffer_size()
-        .map(|size| if cfg!(target_os = "linux") { size / 2 } else { size });
+    let granted = socket.recv_buffer_size().map(|size| {
+        if cfg!(target_os = "linux") {
+            size / 2
+        } else {
+            size
+        }
+    });
     match (asked, granted) {
         (Ok(()), Ok(granted)) if granted >= RECEIVE_BUFFER => {}
         (_, granted) => tracing::warn!(

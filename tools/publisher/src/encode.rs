@@ -2,6 +2,8 @@
 //!
 //! The only module here that names GStreamer. It keeps no clock: pipelines are not live and output depends on input only.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use gstreamer::{self as gst, prelude::*};
@@ -62,6 +64,8 @@ pub(crate) struct Encoder {
     source: AppSrc,
     sink: AppSink,
     video: Option<VideoCodec>,
+    /// Opus packets so far.
+    packets: AtomicU64,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -72,6 +76,7 @@ impl std::fmt::Debug for Encoder {
 
 impl Encoder {
     pub(crate) fn video(format: &VideoFormat) -> Result<Self> {
+        gst::init().context("cannot start GStreamer")?;
         let caps = gst::Caps::builder("video/x-raw")
             .field("format", "I420")
             .field("width", format.width as i32)
@@ -108,6 +113,7 @@ impl Encoder {
     }
 
     pub(crate) fn opus(bits_per_second: u32) -> Result<Self> {
+        gst::init().context("cannot start GStreamer")?;
         let caps = gst::Caps::builder("audio/x-raw")
             .field("format", "S16LE")
             .field("layout", "interleaved")
@@ -138,7 +144,7 @@ impl Encoder {
         let pipeline = gst::Pipeline::new();
         pipeline.add_many(&elements)?;
         gst::Element::link_many(&elements).context("cannot link the encoder")?;
-        let encoder = Self { pipeline, source, sink, video };
+        let encoder = Self { pipeline, source, sink, video, packets: AtomicU64::new(0) };
         encoder.pipeline.set_state(gst::State::Playing).map_err(|error| encoder.failure(&error))?;
         Ok(encoder)
     }
@@ -168,13 +174,14 @@ impl Encoder {
         };
         let buffer = sample.buffer().context("encoder gave a sample without data")?;
         let bytes = Bytes::copy_from_slice(&buffer.map_readable()?);
-        let pieces = match self.video {
-            Some(codec) => bitstream::split(codec, &bytes)?,
-            None => vec![bytes],
+        let Some(codec) = self.video else {
+            // `opusenc` takes its lookahead off the time stamps; in RTP nobody would add it again.
+            let pts = self.packets.fetch_add(1, Ordering::Relaxed) * 20_000_000;
+            return Ok(Some(Encoded { pts, unit: AccessUnit { pieces: vec![bytes], keyframe: true } }));
         };
-        let keyframe = self.video.is_none() || !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        let keyframe = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
         let pts = buffer.pts().context("encoder gave data without a time")?.nseconds();
-        Ok(Some(Encoded { pts, unit: AccessUnit { pieces, keyframe } }))
+        Ok(Some(Encoded { pts, unit: AccessUnit { pieces: bitstream::split(codec, &bytes)?, keyframe } }))
     }
 
     /// Makes the next picture a keyframe.
@@ -231,7 +238,7 @@ fn video_encoder(format: &VideoFormat) -> Result<gst::Element> {
             encoder.set_property(
                 "option-string",
                 format!(
-                    "scenecut=0:open-gop=0:repeat-headers=1:log-level=error:vbv-maxrate={0}:vbv-bufsize={0}",
+                    "scenecut=0:open-gop=0:repeat-headers=1:info=0:log-level=error:vbv-maxrate={0}:vbv-bufsize={0}",
                     format.kbps
                 ),
             );
@@ -241,6 +248,9 @@ fn video_encoder(format: &VideoFormat) -> Result<gst::Element> {
             encoder.set_property_from_str("usage-profile", "realtime");
             encoder.set_property_from_str("end-usage", "cbr");
             encoder.set_property("cpu-used", 10i32);
+            // The element's defaults of 0 mean lossless, on which libaom's rate control fails an assertion.
+            encoder.set_property("min-quantizer", 2u32);
+            encoder.set_property("max-quantizer", 56u32);
             encoder.set_property("lag-in-frames", 0u32);
             encoder.set_property("target-bitrate", format.kbps);
             encoder.set_property("keyframe-max-dist", format.keyframe_every as i32);
@@ -267,7 +277,6 @@ fn set_caps(chain: &[gst::Element], caps: &gst::Caps) {
 
 /// An element by name; a missing one is named with the Debian package that has it.
 fn make(name: &str) -> Result<gst::Element> {
-    gst::init().context("cannot start GStreamer")?;
     let package = match name {
         "x264enc" => "gstreamer1.0-plugins-ugly",
         "x265enc" | "av1enc" | "h264parse" | "h265parse" | "av1parse" => "gstreamer1.0-plugins-bad",
@@ -278,5 +287,58 @@ fn make(name: &str) -> Result<gst::Element> {
     match gst::ElementFactory::make(name).build() {
         Ok(element) => Ok(element),
         Err(error) => bail!("GStreamer element {name} is missing: apt install {package} ({error})"),
+    }
+}
+
+/// Decoding of what was encoded, for tests of the sources.
+#[cfg(test)]
+pub(crate) mod decode {
+    use super::*;
+
+    /// Raw bytes of each decoded unit: I420 for video, interleaved 48 kHz S16LE stereo for audio.
+    pub(crate) fn decode(units: &[AccessUnit], video: Option<VideoCodec>) -> Vec<Vec<u8>> {
+        gst::init().unwrap();
+        let (input, chain, output) = match video {
+            Some(VideoCodec::H264) => (
+                gst::Caps::builder("video/x-h264").field("stream-format", "byte-stream").field("alignment", "au").build(),
+                vec!["h264parse", "avdec_h264", "videoconvert"],
+                gst::Caps::builder("video/x-raw").field("format", "I420").build(),
+            ),
+            Some(codec) => panic!("no decoder chosen for {codec}"),
+            None => (
+                gst::Caps::builder("audio/x-opus").field("channel-mapping-family", 0).field("channels", 2).field("rate", 48_000).build(),
+                vec!["opusdec"],
+                gst::Caps::builder("audio/x-raw").field("format", "S16LE").build(),
+            ),
+        };
+        let source = AppSrc::builder().caps(&input).format(gst::Format::Time).build();
+        let sink = AppSink::builder().caps(&output).sync(false).build();
+        let mut elements: Vec<gst::Element> = vec![source.clone().upcast()];
+        elements.extend(chain.into_iter().map(|name| make(name).unwrap()));
+        elements.push(sink.clone().upcast());
+        let pipeline = gst::Pipeline::new();
+        pipeline.add_many(&elements).unwrap();
+        gst::Element::link_many(&elements).unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        for (index, unit) in units.iter().enumerate() {
+            let mut bytes = Vec::new();
+            for piece in &unit.pieces {
+                if video.is_some() {
+                    bytes.extend([0, 0, 0, 1]);
+                }
+                bytes.extend_from_slice(piece);
+            }
+            let mut buffer = gst::Buffer::from_mut_slice(bytes);
+            let step = if video.is_some() { 33_333_333 } else { 20_000_000 };
+            buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_nseconds(index as u64 * step));
+            source.push_buffer(buffer).unwrap();
+        }
+        source.end_of_stream().unwrap();
+        let mut decoded = Vec::new();
+        while let Ok(sample) = sink.pull_sample() {
+            decoded.push(sample.buffer().unwrap().map_readable().unwrap().to_vec());
+        }
+        pipeline.set_state(gst::State::Null).unwrap();
+        decoded
     }
 }
