@@ -89,6 +89,22 @@ pub(crate) fn opus(packets_wanted: usize) -> Media {
     )
 }
 
+/// The track of that codec in a media file.
+pub(crate) fn file(codec: Codec, path: &std::path::Path) -> Media {
+    let payloader = match codec {
+        Codec::H264 => "rtph264pay config-interval=-1",
+        Codec::H265 => "rtph265pay config-interval=-1",
+        Codec::Av1 => "rtpav1pay",
+        Codec::Vp9 => "rtpvp9pay",
+        Codec::Opus => "rtpopuspay",
+    };
+    let path = path.display().to_string().replace('"', "\\\"");
+    packets(
+        codec,
+        &format!("filesrc location=\"{path}\" ! parsebin ! {payloader} mtu=1200"),
+    )
+}
+
 fn packets(codec: Codec, chain: &str) -> Media {
     whipgate::pipeline::init().expect("GStreamer starts");
     let text = format!("{chain} ! appsink name=out sync=false");
