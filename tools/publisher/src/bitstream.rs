@@ -79,7 +79,9 @@ mod tests {
 
     #[test]
     fn nal_units_lose_start_codes_and_trailing_zeros() {
-        let stream = Bytes::from_static(&[0, 0, 0, 1, 0x67, 1, 2, 0, 0, 1, 0x68, 3, 0, 0, 0, 1, 0x65, 0, 4]);
+        let stream = Bytes::from_static(&[
+            0, 0, 0, 1, 0x67, 1, 2, 0, 0, 1, 0x68, 3, 0, 0, 0, 1, 0x65, 0, 4,
+        ]);
         let nals = nal_units(&stream);
         assert_eq!(nals, [&[0x67u8, 1, 2][..], &[0x68, 3], &[0x65, 0, 4]]);
     }
@@ -87,7 +89,10 @@ mod tests {
     #[test]
     fn obus_lose_sizes_and_delimiters() {
         let unit = Bytes::from_static(&[0x12, 0, 0x0a, 2, 9, 8, 0x36, 0x40, 1, 7]);
-        assert_eq!(obus(&unit).unwrap(), [&[0x08u8, 9, 8][..], &[0x34, 0x40, 7]]);
+        assert_eq!(
+            obus(&unit).unwrap(),
+            [&[0x08u8, 9, 8][..], &[0x34, 0x40, 7]]
+        );
     }
 
     #[test]

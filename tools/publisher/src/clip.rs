@@ -30,7 +30,11 @@ pub struct ClipSpec {
 impl Default for ClipSpec {
     /// Four seconds of [`VideoFormat::default`], with noise.
     fn default() -> Self {
-        Self { format: VideoFormat::default(), seconds: 4, noise: true }
+        Self {
+            format: VideoFormat::default(),
+            seconds: 4,
+            noise: true,
+        }
     }
 }
 
@@ -44,7 +48,9 @@ pub struct AudioClipSpec {
 impl Default for AudioClipSpec {
     /// 128 kbit/s.
     fn default() -> Self {
-        Self { bits_per_second: 128_000 }
+        Self {
+            bits_per_second: 128_000,
+        }
     }
 }
 
@@ -80,7 +86,11 @@ impl Clip {
 
     /// Sum of all pieces in bytes.
     pub fn bytes(&self) -> usize {
-        self.units.iter().flat_map(|unit| &unit.pieces).map(bytes::Bytes::len).sum()
+        self.units
+            .iter()
+            .flat_map(|unit| &unit.pieces)
+            .map(bytes::Bytes::len)
+            .sum()
     }
 
     /// Length in seconds.
@@ -95,17 +105,32 @@ fn once<S: std::hash::Hash + Eq + Copy>(
     encode: impl FnOnce(&S) -> Result<Clip>,
 ) -> Result<Arc<Clip>> {
     let slot = {
-        let mut made = made.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = made
+            .get_or_init(Mutex::default)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(made.entry(*spec).or_default())
     };
-    let clip = slot.get_or_init(|| encode(spec).map(Arc::new).map_err(|error| format!("{error:#}")));
+    let clip = slot.get_or_init(|| {
+        encode(spec)
+            .map(Arc::new)
+            .map_err(|error| format!("{error:#}"))
+    });
     clip.clone().map_err(|error| anyhow!(error))
 }
 
 fn encode_video(spec: &ClipSpec) -> Result<Clip> {
-    let VideoFormat { width, height, fps, .. } = spec.format;
-    ensure!(width % 2 == 0 && height % 2 == 0, "picture size {width}x{height} is odd");
-    ensure!(90_000 % fps == 0, "{fps} pictures a second do not divide the RTP clock");
+    let VideoFormat {
+        width, height, fps, ..
+    } = spec.format;
+    ensure!(
+        width % 2 == 0 && height % 2 == 0,
+        "picture size {width}x{height} is odd"
+    );
+    ensure!(
+        90_000 % fps == 0,
+        "{fps} pictures a second do not divide the RTP clock"
+    );
     let frames = u64::from(fps * spec.seconds);
     let painter = Painter::new(width, height, fps, spec.noise);
     let encoder = Encoder::video(&spec.format)?;
@@ -118,10 +143,22 @@ fn encode_video(spec: &ClipSpec) -> Result<Clip> {
         }
         Ok(())
     })?;
-    ensure!(encoded.len() as u64 == frames, "{} access units from {frames} pictures", encoded.len());
+    ensure!(
+        encoded.len() as u64 == frames,
+        "{} access units from {frames} pictures",
+        encoded.len()
+    );
     let units: Vec<AccessUnit> = encoded.into_iter().map(|encoded| encoded.unit).collect();
-    ensure!(units.first().is_some_and(|unit| unit.keyframe), "the clip does not begin with a keyframe");
-    Ok(Clip { units, ticks: 90_000 / fps, clock_rate: 90_000, size: (width as u16, height as u16) })
+    ensure!(
+        units.first().is_some_and(|unit| unit.keyframe),
+        "the clip does not begin with a keyframe"
+    );
+    Ok(Clip {
+        units,
+        ticks: 90_000 / fps,
+        clock_rate: 90_000,
+        size: (width as u16, height as u16),
+    })
 }
 
 /// Encodes three rounds and keeps the middle one, so that the encoder's state at its end is the one at its beginning.
@@ -143,8 +180,17 @@ fn encode_audio(spec: &AudioClipSpec) -> Result<Clip> {
         .filter(|encoded| (round..2 * round).contains(&encoded.pts))
         .map(|encoded| encoded.unit)
         .collect();
-    ensure!(units.len() as u64 == packets, "{} Opus packets instead of {packets}", units.len());
-    Ok(Clip { units, ticks: OPUS_SAMPLES as u32, clock_rate: tone::RATE as u32, size: (0, 0) })
+    ensure!(
+        units.len() as u64 == packets,
+        "{} Opus packets instead of {packets}",
+        units.len()
+    );
+    Ok(Clip {
+        units,
+        ticks: OPUS_SAMPLES as u32,
+        clock_rate: tone::RATE as u32,
+        size: (0, 0),
+    })
 }
 
 /// Feeds an encoder from a thread while collecting what comes out.
@@ -162,7 +208,9 @@ fn run(encoder: &Encoder, feed: impl FnOnce() -> Result<()> + Send) -> Result<Ve
                 Err(error) => break Err(error),
             }
         };
-        let fed = feeder.join().map_err(|_| anyhow!("the thread that feeds the encoder panicked"))?;
+        let fed = feeder
+            .join()
+            .map_err(|_| anyhow!("the thread that feeds the encoder panicked"))?;
         pulled.and(fed).map(|()| encoded)
     })
 }
@@ -175,14 +223,25 @@ mod tests {
     /// Mean brightness of the flash panel in an I420 picture.
     fn panel(picture: &[u8], width: usize, height: usize) -> f64 {
         let rect = flash_rect(width, height);
-        let lines = (rect.y..rect.y + rect.height).flat_map(|y| &picture[y * width + rect.x..][..rect.width]);
+        let lines = (rect.y..rect.y + rect.height)
+            .flat_map(|y| &picture[y * width + rect.x..][..rect.width]);
         lines.map(|value| f64::from(*value)).sum::<f64>() / (rect.width * rect.height) as f64
     }
 
     #[test]
     fn flash_and_beep_are_where_they_belong_after_decoding_several_rounds() {
-        let format = VideoFormat { width: 320, height: 180, kbps: 500, ..VideoFormat::default() };
-        let video = Clip::video(&ClipSpec { format, seconds: 2, noise: true }).unwrap();
+        let format = VideoFormat {
+            width: 320,
+            height: 180,
+            kbps: 500,
+            ..VideoFormat::default()
+        };
+        let video = Clip::video(&ClipSpec {
+            format,
+            seconds: 2,
+            noise: true,
+        })
+        .unwrap();
         let twice: Vec<AccessUnit> = video.units.iter().chain(&video.units).cloned().collect();
         let pictures = decode(&twice, Some(VideoCodec::H264));
         assert_eq!(pictures.len(), 120);
@@ -192,18 +251,36 @@ mod tests {
         }
 
         let audio = Clip::audio(&AudioClipSpec::default()).unwrap();
-        let thrice: Vec<AccessUnit> =
-            audio.units.iter().chain(&audio.units).chain(&audio.units).cloned().collect();
+        let thrice: Vec<AccessUnit> = audio
+            .units
+            .iter()
+            .chain(&audio.units)
+            .chain(&audio.units)
+            .cloned()
+            .collect();
         let pcm: Vec<u8> = decode(&thrice, None).concat();
-        let left: Vec<i32> = pcm.chunks(4).map(|sample| i32::from(i16::from_le_bytes([sample[0], sample[1]]))).collect();
+        let left: Vec<i32> = pcm
+            .chunks(4)
+            .map(|sample| i32::from(i16::from_le_bytes([sample[0], sample[1]])))
+            .collect();
         assert_eq!(left.len(), 6 * 48_000);
         // The decoder knows no state before the first packet, so the very first beep is left out.
         for second in 1..6 {
             let start = second * 48_000;
-            let onset = (start - 2400..start + 2400).find(|at| left[*at].abs() > 8_000).unwrap();
+            let onset = (start - 2400..start + 2400)
+                .find(|at| left[*at].abs() > 8_000)
+                .unwrap();
             let off = onset as i64 - start as i64;
-            assert!(off.abs() <= 24, "the beep of second {second} is {off} samples off");
-            assert!(left[start + 9600..start + 40_000].iter().all(|sample| sample.abs() < 200), "silence after it");
+            assert!(
+                off.abs() <= 24,
+                "the beep of second {second} is {off} samples off"
+            );
+            assert!(
+                left[start + 9600..start + 40_000]
+                    .iter()
+                    .all(|sample| sample.abs() < 200),
+                "silence after it"
+            );
         }
     }
 
@@ -212,7 +289,9 @@ mod tests {
         let clip = Clip::video(&ClipSpec::default()).unwrap();
         let kbps = clip.bytes() as f64 * 8.0 / 1000.0 / clip.seconds();
         assert!((2000.0..3000.0).contains(&kbps), "{kbps:.0} kbit/s");
-        let keyframes: Vec<usize> = (0..clip.units.len()).filter(|index| clip.units[*index].keyframe).collect();
+        let keyframes: Vec<usize> = (0..clip.units.len())
+            .filter(|index| clip.units[*index].keyframe)
+            .collect();
         assert_eq!(keyframes, [0, 60]);
         let audio = Clip::audio(&AudioClipSpec::default()).unwrap();
         assert_eq!(audio.bytes(), 100 * 320, "constant bitrate");

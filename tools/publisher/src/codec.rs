@@ -51,7 +51,12 @@ impl VideoCodec {
                 RtcCodec::Av1,
                 Frequency::NINETY_KHZ,
                 None,
-                FormatParams { profile: Some(0), level_idx: Some(5), tier: Some(0), ..FormatParams::default() },
+                FormatParams {
+                    profile: Some(0),
+                    level_idx: Some(5),
+                    tier: Some(0),
+                    ..FormatParams::default()
+                },
             ),
             Self::Vp9 => codecs.add_config(
                 pt,
@@ -59,7 +64,10 @@ impl VideoCodec {
                 RtcCodec::Vp9,
                 Frequency::NINETY_KHZ,
                 None,
-                FormatParams { profile_id: Some(0), ..FormatParams::default() },
+                FormatParams {
+                    profile_id: Some(0),
+                    ..FormatParams::default()
+                },
             ),
         }
     }
@@ -93,7 +101,10 @@ impl FromStr for VideoCodec {
     type Err = anyhow::Error;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match Self::ALL.into_iter().find(|codec| codec.as_str().eq_ignore_ascii_case(name)) {
+        match Self::ALL
+            .into_iter()
+            .find(|codec| codec.as_str().eq_ignore_ascii_case(name))
+        {
             Some(codec) => Ok(codec),
             None => bail!("unknown video codec {name:?}: expected h264, h265, av1 or vp9"),
         }

@@ -28,12 +28,17 @@ pub struct Request {
 impl Request {
     /// The first header of this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(header, _)| header == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Reads one request.
     pub async fn read(stream: &mut TcpStream) -> Result<Self> {
-        tokio::time::timeout(TIMEOUT, Self::read_all(stream)).await.context("the request took too long")?
+        tokio::time::timeout(TIMEOUT, Self::read_all(stream))
+            .await
+            .context("the request took too long")?
     }
 
     async fn read_all(stream: &mut TcpStream) -> Result<Self> {
@@ -43,9 +48,13 @@ impl Request {
                 break at + 4;
             }
             ensure!(received.len() < LIMIT, "the request is too long");
-            ensure!(stream.read_buf(&mut received).await? > 0, "the connection closed before the request was complete");
+            ensure!(
+                stream.read_buf(&mut received).await? > 0,
+                "the connection closed before the request was complete"
+            );
         };
-        let head = String::from_utf8(received[..head_len].to_vec()).context("the request is not text")?;
+        let head =
+            String::from_utf8(received[..head_len].to_vec()).context("the request is not text")?;
         let mut lines = head.lines();
         let mut first = lines.next().context("an empty request")?.split(' ');
         let method = first.next().context("no method")?.to_owned();
@@ -54,11 +63,22 @@ impl Request {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let mut request = Self { method, path, headers, body: Vec::new() };
-        let len: usize = request.header("content-length").map_or(Ok(0), str::parse).context("bad Content-Length")?;
+        let mut request = Self {
+            method,
+            path,
+            headers,
+            body: Vec::new(),
+        };
+        let len: usize = request
+            .header("content-length")
+            .map_or(Ok(0), str::parse)
+            .context("bad Content-Length")?;
         ensure!(len < LIMIT, "the body is too long");
         while received.len() < head_len + len {
-            ensure!(stream.read_buf(&mut received).await? > 0, "the connection closed before the body was complete");
+            ensure!(
+                stream.read_buf(&mut received).await? > 0,
+                "the connection closed before the body was complete"
+            );
         }
         request.body = received[head_len..head_len + len].to_vec();
         Ok(request)
@@ -66,8 +86,16 @@ impl Request {
 }
 
 /// Answers and closes.
-pub async fn respond(mut stream: TcpStream, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Result<()> {
-    let mut head = format!("HTTP/1.1 {status} -\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+pub async fn respond(
+    mut stream: TcpStream,
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<()> {
+    let mut head = format!(
+        "HTTP/1.1 {status} -\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

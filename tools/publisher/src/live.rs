@@ -35,7 +35,11 @@ pub struct LiveSpec {
 impl Default for LiveSpec {
     /// [`VideoFormat::default`] with 128 kbit/s of Opus, without noise.
     fn default() -> Self {
-        Self { format: VideoFormat::default(), audio_bits_per_second: 128_000, noise: false }
+        Self {
+            format: VideoFormat::default(),
+            audio_bits_per_second: 128_000,
+            noise: false,
+        }
     }
 }
 
@@ -64,19 +68,35 @@ impl Live {
         let (running, stop) = std_mpsc::channel();
         let origin = Instant::now();
         let generator = Generator {
-            painter: Painter::new(spec.format.width, spec.format.height, spec.format.fps, spec.noise),
+            painter: Painter::new(
+                spec.format.width,
+                spec.format.height,
+                spec.format.fps,
+                spec.noise,
+            ),
             fps: u64::from(spec.format.fps),
             origin,
             wall_origin: SystemTime::now(),
             video: Arc::clone(&video),
             audio,
         };
-        std::thread::Builder::new().name("live-source".into()).spawn(move || {
-            if let Err(error) = generator.run(&stop) {
-                tracing::error!("live source ended: {error:#}");
-            }
-        })?;
-        Ok((Self { origin, video, dropped, _running: running }, video_units, audio_units))
+        std::thread::Builder::new()
+            .name("live-source".into())
+            .spawn(move || {
+                if let Err(error) = generator.run(&stop) {
+                    tracing::error!("live source ended: {error:#}");
+                }
+            })?;
+        Ok((
+            Self {
+                origin,
+                video,
+                dropped,
+                _running: running,
+            },
+            video_units,
+            audio_units,
+        ))
     }
 
     pub(crate) fn force_keyframe(&self) {
@@ -134,13 +154,21 @@ impl Generator {
                 _ => break,
             }
             if packet_at <= frame_at {
-                let pcm = tone::pcm(packet * OPUS_SAMPLES + OPUS_LOOKAHEAD, OPUS_SAMPLES as usize);
+                let pcm = tone::pcm(
+                    packet * OPUS_SAMPLES + OPUS_LOOKAHEAD,
+                    OPUS_SAMPLES as usize,
+                );
                 self.audio.push(packet * 20_000_000, 20_000_000, pcm)?;
                 packet += 1;
             } else {
                 let mut picture = vec![0; self.painter.len()];
-                self.painter.paint(frame, Some(self.wall_origin + frame_at), &mut picture);
-                self.video.push(frame_at.as_nanos() as u64, 1_000_000_000 / self.fps, picture)?;
+                self.painter
+                    .paint(frame, Some(self.wall_origin + frame_at), &mut picture);
+                self.video.push(
+                    frame_at.as_nanos() as u64,
+                    1_000_000_000 / self.fps,
+                    picture,
+                )?;
                 frame += 1;
             }
         }

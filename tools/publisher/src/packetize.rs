@@ -47,7 +47,10 @@ impl Packetizer {
             VideoCodec::H264 => Self::H264,
             VideoCodec::H265 => Self::H265,
             VideoCodec::Av1 => Self::Av1,
-            VideoCodec::Vp9 => Self::Vp9 { picture_id: 0x1234, size },
+            VideoCodec::Vp9 => Self::Vp9 {
+                picture_id: 0x1234,
+                size,
+            },
         }
     }
 
@@ -173,7 +176,10 @@ struct Av1Packet {
 const AV1_LENGTH: usize = 2;
 
 fn av1_payloads(unit: &AccessUnit) -> Vec<Vec<u8>> {
-    let mut packets = vec![Av1Packet { len: 1, ..Av1Packet::default() }];
+    let mut packets = vec![Av1Packet {
+        len: 1,
+        ..Av1Packet::default()
+    }];
     for obu in &unit.pieces {
         let mut rest = obu.clone();
         while !rest.is_empty() {
@@ -182,7 +188,10 @@ fn av1_payloads(unit: &AccessUnit) -> Vec<Vec<u8>> {
             let room = MAX_PAYLOAD.saturating_sub(packet.len + AV1_LENGTH);
             // A stub of a few bytes is not worth its length field.
             if room < 16 && rest.len() > room {
-                packets.push(Av1Packet { len: 1, ..Av1Packet::default() });
+                packets.push(Av1Packet {
+                    len: 1,
+                    ..Av1Packet::default()
+                });
                 continue;
             }
             let part = rest.split_to(rest.len().min(room));
@@ -190,7 +199,11 @@ fn av1_payloads(unit: &AccessUnit) -> Vec<Vec<u8>> {
             packet.elements.push(part);
             if !rest.is_empty() {
                 packet.continued = true;
-                packets.push(Av1Packet { len: 1, continues_previous: true, ..Av1Packet::default() });
+                packets.push(Av1Packet {
+                    len: 1,
+                    continues_previous: true,
+                    ..Av1Packet::default()
+                });
             }
         }
     }
@@ -200,7 +213,8 @@ fn av1_payloads(unit: &AccessUnit) -> Vec<Vec<u8>> {
         .filter(|(_, packet)| !packet.elements.is_empty())
         .map(|(index, packet)| {
             let count = packet.elements.len();
-            let mut header = (u8::from(packet.continues_previous) << 7) | (u8::from(packet.continued) << 6);
+            let mut header =
+                (u8::from(packet.continues_previous) << 7) | (u8::from(packet.continued) << 6);
             header |= if count <= 3 { (count as u8) << 4 } else { 0 };
             header |= u8::from(index == 0 && unit.keyframe) << 3;
             let mut payload = vec![header];
@@ -230,7 +244,11 @@ fn vp9_payloads(unit: &AccessUnit, picture_id: u16, (width, height): (u16, u16))
     const SCALABILITY: u8 = 0x02;
     // Descriptor of 3 bytes plus a scalability structure of 5 on the first packet of a keyframe.
     let room = MAX_PAYLOAD - 8;
-    let frame: Vec<u8> = unit.pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+    let frame: Vec<u8> = unit
+        .pieces
+        .iter()
+        .flat_map(|piece| piece.iter().copied())
+        .collect();
     let count = frame.len().div_ceil(room);
     frame
         .chunks(room)
@@ -274,7 +292,10 @@ mod tests {
     }
 
     fn unit(pieces: Vec<Bytes>) -> AccessUnit {
-        AccessUnit { pieces, keyframe: true }
+        AccessUnit {
+            pieces,
+            keyframe: true,
+        }
     }
 
     /// A second reading of RFC 6184, only what our packetizer may send.
@@ -304,8 +325,20 @@ mod tests {
 
     #[test]
     fn h264_units_come_back_whole() {
-        for vcl in [5, 1100, MAX_PAYLOAD - 1, MAX_PAYLOAD, MAX_PAYLOAD + 1, 30_000] {
-            let pieces = vec![piece(&[0x67], 20), piece(&[0x68], 6), piece(&[0x06], 40), piece(&[0x65], vcl)];
+        for vcl in [
+            5,
+            1100,
+            MAX_PAYLOAD - 1,
+            MAX_PAYLOAD,
+            MAX_PAYLOAD + 1,
+            30_000,
+        ] {
+            let pieces = vec![
+                piece(&[0x67], 20),
+                piece(&[0x68], 6),
+                piece(&[0x06], 40),
+                piece(&[0x65], vcl),
+            ];
             let payloads = Packetizer::H264.packetize(&unit(pieces.clone()));
             assert!(payloads.iter().all(|payload| payload.len() <= MAX_PAYLOAD));
             assert_eq!(depacketize_h264(&payloads), pieces);
@@ -317,16 +350,34 @@ mod tests {
     fn h265_fragments_name_their_type_once_started_and_once_ended() {
         let idr = piece(&[19 << 1, 1], 5000);
         let payloads = Packetizer::H265.packetize(&unit(vec![idr.clone()]));
-        assert!(payloads.iter().all(|payload| payload[0] >> 1 == 49 && payload[2] & 0x3f == 19));
-        assert_eq!(payloads.iter().filter(|payload| payload[2] & 0x80 != 0).count(), 1);
+        assert!(
+            payloads
+                .iter()
+                .all(|payload| payload[0] >> 1 == 49 && payload[2] & 0x3f == 19)
+        );
+        assert_eq!(
+            payloads
+                .iter()
+                .filter(|payload| payload[2] & 0x80 != 0)
+                .count(),
+            1
+        );
         assert_eq!(payloads.last().unwrap()[2] & 0x40, 0x40);
-        let body: Vec<u8> = payloads.iter().flat_map(|payload| payload[3..].to_vec()).collect();
+        let body: Vec<u8> = payloads
+            .iter()
+            .flat_map(|payload| payload[3..].to_vec())
+            .collect();
         assert_eq!(body, idr[2..]);
     }
 
     #[test]
     fn av1_elements_come_back_whole() {
-        let pieces = vec![piece(&[0x08], 12), piece(&[0x30], 5000), piece(&[0x30], 3), piece(&[0x30], 1170)];
+        let pieces = vec![
+            piece(&[0x08], 12),
+            piece(&[0x30], 5000),
+            piece(&[0x30], 3),
+            piece(&[0x30], 1170),
+        ];
         let payloads = Packetizer::Av1.packetize(&unit(pieces.clone()));
         assert!(payloads.iter().all(|payload| payload.len() <= MAX_PAYLOAD));
         assert_eq!(payloads[0][0] & 0x08, 0x08);
@@ -373,7 +424,10 @@ mod tests {
         assert_eq!(key[1][0], 0x80);
         assert_eq!(key[2][0], 0x84);
         assert_eq!(key[0][3..8], [0x10, 5, 0, 2, 0xd0]);
-        let inter = packetizer.packetize(&AccessUnit { pieces: vec![piece(&[2], 100)], keyframe: false });
+        let inter = packetizer.packetize(&AccessUnit {
+            pieces: vec![piece(&[2], 100)],
+            keyframe: false,
+        });
         assert_eq!(inter[0][0], 0xcc);
         assert_eq!(inter[0][2], key[0][2] + 1);
     }

@@ -39,7 +39,10 @@ pub enum SenderReports {
 impl Default for SenderReports {
     /// The first at once, then two a second, as OBS does.
     fn default() -> Self {
-        Self::Every { first: Duration::ZERO, interval: Duration::from_millis(500) }
+        Self::Every {
+            first: Duration::ZERO,
+            interval: Duration::from_millis(500),
+        }
     }
 }
 
@@ -59,7 +62,11 @@ pub(crate) struct Path {
 
 impl Path {
     pub(crate) fn new(options: PathOptions, seed: u64) -> Self {
-        Self { options, random: SmallRng::seed_from_u64(seed), on_the_way: VecDeque::new() }
+        Self {
+            options,
+            random: SmallRng::seed_from_u64(seed),
+            on_the_way: VecDeque::new(),
+        }
     }
 
     pub(crate) const fn options(&self) -> &PathOptions {
@@ -81,7 +88,8 @@ impl Path {
         if self.options.delay.is_zero() {
             return Ok(datagram);
         }
-        self.on_the_way.push_back((now + self.options.delay, datagram));
+        self.on_the_way
+            .push_back((now + self.options.delay, datagram));
         Err(false)
     }
 
@@ -139,7 +147,12 @@ pub(crate) struct ReportGate {
 
 impl ReportGate {
     pub(crate) fn new(reports: SenderReports) -> Self {
-        Self { reports, due: Vec::new(), not_before: None, closed: false }
+        Self {
+            reports,
+            due: Vec::new(),
+            not_before: None,
+            closed: false,
+        }
     }
 
     /// A track sent its first packet: the next reports are due soon.
@@ -183,11 +196,16 @@ mod tests {
 
     #[test]
     fn loses_the_asked_share_and_repeats_with_the_same_seed() {
-        let options = PathOptions { loss_percent: 10.0, ..PathOptions::default() };
+        let options = PathOptions {
+            loss_percent: 10.0,
+            ..PathOptions::default()
+        };
         let lost = |seed| {
             let mut path = Path::new(options, seed);
             let now = Instant::now();
-            (0..10_000).map(|_| path.enter(now, datagram(0)).is_err()).collect::<Vec<_>>()
+            (0..10_000)
+                .map(|_| path.enter(now, datagram(0)).is_err())
+                .collect::<Vec<_>>()
         };
         let count = lost(1).iter().filter(|lost| **lost).count();
         assert!((900..1100).contains(&count), "{count}");
@@ -197,13 +215,22 @@ mod tests {
 
     #[test]
     fn delays_in_order() {
-        let options = PathOptions { delay: Duration::from_millis(100), ..PathOptions::default() };
+        let options = PathOptions {
+            delay: Duration::from_millis(100),
+            ..PathOptions::default()
+        };
         let mut path = Path::new(options, 0);
         let now = Instant::now();
         assert!(path.enter(now, datagram(1)).is_err());
-        assert!(path.enter(now + Duration::from_millis(10), datagram(2)).is_err());
+        assert!(
+            path.enter(now + Duration::from_millis(10), datagram(2))
+                .is_err()
+        );
         assert_eq!(path.leave(now + Duration::from_millis(99)), None);
-        assert_eq!(path.leave(now + Duration::from_millis(100)), Some(datagram(1)));
+        assert_eq!(
+            path.leave(now + Duration::from_millis(100)),
+            Some(datagram(1))
+        );
         assert_eq!(path.next(), Some(now + Duration::from_millis(110)));
     }
 
@@ -213,7 +240,10 @@ mod tests {
         assert_eq!(kind(&rtp(96)), Kind::Rtp(7));
         assert_eq!(kind(&rtp(96 | 0x80)), Kind::Rtp(7), "with marker");
         assert_eq!(kind(&rtp(111 | 0x80)), Kind::Rtp(7));
-        assert_eq!(kind(&[0x80, 200, 0, 6, 0, 0, 0, 9, 1, 2, 3, 4]), Kind::SenderReport(9));
+        assert_eq!(
+            kind(&[0x80, 200, 0, 6, 0, 0, 0, 9, 1, 2, 3, 4]),
+            Kind::SenderReport(9)
+        );
         assert_eq!(kind(&[0x81, 203, 0, 1, 0, 0, 0, 9]), Kind::Other, "BYE");
         assert_eq!(kind(&[0x16, 0xfe, 0xfd]), Kind::Other, "DTLS");
         assert_eq!(kind(&[0x80]), Kind::Other);
@@ -222,13 +252,18 @@ mod tests {
     #[test]
     fn reports_pass_when_due() {
         let interval = Duration::from_millis(500);
-        let mut gate = ReportGate::new(SenderReports::Every { first: Duration::ZERO, interval });
+        let mut gate = ReportGate::new(SenderReports::Every {
+            first: Duration::ZERO,
+            interval,
+        });
         let start = Instant::now();
         gate.closed = true;
         gate.track_started(start);
         assert!(!gate.admits(1, start));
         gate.closed = false;
-        let passed: Vec<u32> = (1..=30).filter(|tick| gate.admits(1, start + REPORT_GRAIN * *tick)).collect();
+        let passed: Vec<u32> = (1..=30)
+            .filter(|tick| gate.admits(1, start + REPORT_GRAIN * *tick))
+            .collect();
         assert_eq!(passed, [1, 11, 21]);
         assert!(!ReportGate::new(SenderReports::Off).admits(1, start));
     }

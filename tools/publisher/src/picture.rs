@@ -32,12 +32,22 @@ pub struct Rect {
 
 /// Where the flash is in a picture of this size; nothing else is ever drawn there.
 pub const fn flash_rect(width: usize, height: usize) -> Rect {
-    Rect { x: width * 11 / 16, y: height / 4, width: width / 4, height: height / 2 }
+    Rect {
+        x: width * 11 / 16,
+        y: height / 4,
+        width: width / 4,
+        height: height / 2,
+    }
 }
 
 /// Where the strip of clock blocks is; each block is `width / 32` wide.
 pub const fn strip_rect(width: usize, height: usize) -> Rect {
-    Rect { x: 0, y: height - height / 20, width: width / 32 * 32, height: height / 20 }
+    Rect {
+        x: 0,
+        y: height - height / 20,
+        width: width / 32 * 32,
+        height: height / 20,
+    }
 }
 
 /// Paints pictures of one size.
@@ -54,7 +64,13 @@ impl Painter {
     /// Pictures of even `width` and `height`, `fps` pictures a second, with a panel of noise if asked for.
     pub fn new(width: u32, height: u32, fps: u32, noise: bool) -> Self {
         let (width, height) = (width as usize, height as usize);
-        let mut painter = Self { width, height, fps, noise, background: Vec::new() };
+        let mut painter = Self {
+            width,
+            height,
+            fps,
+            noise,
+            background: Vec::new(),
+        };
         painter.background = painter.paint_background();
         painter
     }
@@ -69,8 +85,13 @@ impl Painter {
     pub fn paint(&self, frame: u64, clock: Option<SystemTime>, out: &mut [u8]) {
         out.copy_from_slice(&self.background);
         let media = Duration::from_secs(frame) / self.fps;
-        let shown = clock.map_or(media, |clock| clock.duration_since(UNIX_EPOCH).unwrap_or_default());
-        let mut canvas = Canvas { width: self.width, luma: &mut out[..self.width * self.height] };
+        let shown = clock.map_or(media, |clock| {
+            clock.duration_since(UNIX_EPOCH).unwrap_or_default()
+        });
+        let mut canvas = Canvas {
+            width: self.width,
+            luma: &mut out[..self.width * self.height],
+        };
         if self.noise {
             self.paint_noise(frame, &mut canvas);
         }
@@ -84,7 +105,14 @@ impl Painter {
         let bits = shown.as_millis() as u32;
         for bit in 0..STRIP_BITS {
             let white = bits & (1 << (STRIP_BITS - 1 - bit)) != 0;
-            canvas.fill(Rect { x: bit as usize * block, width: block, ..strip }, if white { WHITE } else { BLACK });
+            canvas.fill(
+                Rect {
+                    x: bit as usize * block,
+                    width: block,
+                    ..strip
+                },
+                if white { WHITE } else { BLACK },
+            );
         }
     }
 
@@ -165,7 +193,13 @@ impl Painter {
         );
         let digit = self.width / 24;
         canvas.text(&clock, self.width / 16, self.height / 4, digit, WHITE);
-        canvas.text(&format!("{frame:08}"), self.width / 16, self.height / 2, digit / 2, 160);
+        canvas.text(
+            &format!("{frame:08}"),
+            self.width / 16,
+            self.height / 2,
+            digit / 2,
+            160,
+        );
     }
 }
 
@@ -195,7 +229,15 @@ impl Canvas<'_> {
         for dy in 0..=radius {
             let half = ((radius * radius - dy * dy) as f64).sqrt() as usize;
             for row in [y - dy, y + dy] {
-                self.fill(Rect { x: x - half, y: row, width: 2 * half + 1, height: 1 }, value);
+                self.fill(
+                    Rect {
+                        x: x - half,
+                        y: row,
+                        width: 2 * half + 1,
+                        height: 1,
+                    },
+                    value,
+                );
             }
         }
     }
@@ -204,8 +246,8 @@ impl Canvas<'_> {
     fn text(&mut self, text: &str, x: usize, y: usize, size: usize, value: u8) {
         // Segments of 0..=9 as bits: top, upper left, upper right, middle, lower left, lower right, bottom.
         const DIGITS: [u8; 10] = [
-            0b111_0111, 0b010_0100, 0b101_1101, 0b110_1101, 0b010_1110, 0b110_1011, 0b111_1011, 0b010_0101,
-            0b111_1111, 0b110_1111,
+            0b111_0111, 0b010_0100, 0b101_1101, 0b110_1101, 0b010_1110, 0b110_1011, 0b111_1011,
+            0b010_0101, 0b111_1111, 0b110_1111,
         ];
         let stroke = (size / 6).max(2);
         let mut left = x;
@@ -215,13 +257,48 @@ impl Canvas<'_> {
             if let Some(digit) = character.to_digit(10) {
                 let far = left + size - stroke;
                 let segments = [
-                    Rect { x: left, y, width: size, height: stroke },
-                    Rect { x: left, y, width: stroke, height: size },
-                    Rect { x: far, y, width: stroke, height: size },
-                    Rect { x: left, y: middle, width: size, height: stroke },
-                    Rect { x: left, y: y + size, width: stroke, height: size },
-                    Rect { x: far, y: y + size, width: stroke, height: size },
-                    Rect { x: left, y: bottom, width: size, height: stroke },
+                    Rect {
+                        x: left,
+                        y,
+                        width: size,
+                        height: stroke,
+                    },
+                    Rect {
+                        x: left,
+                        y,
+                        width: stroke,
+                        height: size,
+                    },
+                    Rect {
+                        x: far,
+                        y,
+                        width: stroke,
+                        height: size,
+                    },
+                    Rect {
+                        x: left,
+                        y: middle,
+                        width: size,
+                        height: stroke,
+                    },
+                    Rect {
+                        x: left,
+                        y: y + size,
+                        width: stroke,
+                        height: size,
+                    },
+                    Rect {
+                        x: far,
+                        y: y + size,
+                        width: stroke,
+                        height: size,
+                    },
+                    Rect {
+                        x: left,
+                        y: bottom,
+                        width: size,
+                        height: stroke,
+                    },
                 ];
                 for (bit, segment) in segments.into_iter().enumerate() {
                     if DIGITS[digit as usize] & (1 << bit) != 0 {
@@ -230,9 +307,25 @@ impl Canvas<'_> {
                 }
                 left += size + size / 3;
             } else {
-                self.fill(Rect { x: left, y: bottom, width: stroke, height: stroke }, value);
+                self.fill(
+                    Rect {
+                        x: left,
+                        y: bottom,
+                        width: stroke,
+                        height: stroke,
+                    },
+                    value,
+                );
                 if character == ':' {
-                    self.fill(Rect { x: left, y: y + size / 2, width: stroke, height: stroke }, value);
+                    self.fill(
+                        Rect {
+                            x: left,
+                            y: y + size / 2,
+                            width: stroke,
+                            height: stroke,
+                        },
+                        value,
+                    );
                 }
                 left += size / 2;
             }
@@ -245,7 +338,8 @@ mod tests {
     use super::*;
 
     fn luma(picture: &[u8], width: usize, rect: Rect) -> impl Iterator<Item = u8> + '_ {
-        (rect.y..rect.y + rect.height).flat_map(move |y| picture[y * width + rect.x..][..rect.width].iter().copied())
+        (rect.y..rect.y + rect.height)
+            .flat_map(move |y| picture[y * width + rect.x..][..rect.width].iter().copied())
     }
 
     #[test]
@@ -258,7 +352,10 @@ mod tests {
                 painter.paint(frame, None, &mut picture);
                 let white = frame % u64::from(fps) < u64::from(fps.div_ceil(10));
                 let expected = if white { WHITE } else { DARK };
-                assert!(luma(&picture, width as usize, rect).all(|value| value == expected), "frame {frame}");
+                assert!(
+                    luma(&picture, width as usize, rect).all(|value| value == expected),
+                    "frame {frame}"
+                );
             }
         }
     }

@@ -9,7 +9,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Url;
 use serde::Serialize;
-use str0m::{Candidate, Rtc, RtcConfig, change::SdpAnswer, media::{Direction, Mid}};
+use str0m::{
+    Candidate, Rtc, RtcConfig,
+    change::SdpAnswer,
+    media::{Direction, Mid},
+};
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, oneshot, watch},
@@ -180,12 +184,17 @@ impl Publisher {
     pub async fn start(options: PublishOptions) -> Result<Self> {
         let whip = WhipClient::new(&options.url, options.token.clone())?;
         let (tracks, live) = prepare(&options).await?;
-        ensure!(!tracks.is_empty(), "nothing to publish: neither video nor audio");
+        ensure!(
+            !tracks.is_empty(),
+            "nothing to publish: neither video nor audio"
+        );
         let bind = match options.bind {
             Some(bind) => bind,
             None => local_address(&options.url).await?,
         };
-        let socket = UdpSocket::bind((bind, 0)).await.with_context(|| format!("cannot bind UDP on {bind}"))?;
+        let socket = UdpSocket::bind((bind, 0))
+            .await
+            .with_context(|| format!("cannot bind UDP on {bind}"))?;
         let local = socket.local_addr()?;
 
         let mut rtc = configure(&tracks, &options).build(Instant::now());
@@ -193,7 +202,15 @@ impl Publisher {
         let mut changes = rtc.sdp_api();
         let mids: Vec<Mid> = tracks
             .iter()
-            .map(|track| changes.add_media(track.kind(), Direction::SendOnly, Some("whipgate".into()), None, None))
+            .map(|track| {
+                changes.add_media(
+                    track.kind(),
+                    Direction::SendOnly,
+                    Some("whipgate".into()),
+                    None,
+                    None,
+                )
+            })
             .collect();
         let (offer, pending) = changes.apply().context("str0m made no offer")?;
         let offer = offer.to_sdp_string();
@@ -203,12 +220,17 @@ impl Publisher {
         let post_time = posted.elapsed();
         let answer = SdpAnswer::from_sdp_string(&accepted.answer)
             .with_context(|| format!("cannot read the answer:\n{}", accepted.answer))?;
-        rtc.sdp_api().accept_answer(pending, answer).context("cannot follow the answer")?;
+        rtc.sdp_api()
+            .accept_answer(pending, answer)
+            .context("cannot follow the answer")?;
 
         let tracks = negotiate(&mut rtc, tracks, &mids, &options)?;
         let shared = Arc::new(Shared {
             counters: Counters::default(),
-            source_dropped: live.as_ref().map(|live| Arc::clone(&live.dropped)).unwrap_or_default(),
+            source_dropped: live
+                .as_ref()
+                .map(|live| Arc::clone(&live.dropped))
+                .unwrap_or_default(),
             connected: watch::Sender::new(None),
             ended: watch::Sender::new(None),
         });
@@ -229,7 +251,16 @@ impl Publisher {
             repairs: Vec::new(),
         };
         let task = tokio::spawn(session.run());
-        let publisher = Self { whip, accepted, offer, shared, commands, task, posted, post_time };
+        let publisher = Self {
+            whip,
+            accepted,
+            offer,
+            shared,
+            commands,
+            task,
+            posted,
+            post_time,
+        };
         publisher.wait_connected(options.connect_timeout).await?;
         Ok(publisher)
     }
@@ -284,7 +315,11 @@ impl Publisher {
     pub fn stats(&self) -> Stats {
         let counters = &self.shared.counters;
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let connected = self.shared.connected.borrow().map_or(Duration::ZERO, |at| at - self.posted);
+        let connected = self
+            .shared
+            .connected
+            .borrow()
+            .map_or(Duration::ZERO, |at| at - self.posted);
         Stats {
             post_ms: self.post_time.as_secs_f64() * 1e3,
             connected_ms: connected.as_secs_f64() * 1e3,
@@ -326,7 +361,10 @@ impl Publisher {
         let status = self.whip.delete(&self.accepted.session).await;
         let stats = self.hang_up().await;
         let status = status?;
-        ensure!((200..300).contains(&status), "the gateway answered {status} to DELETE");
+        ensure!(
+            (200..300).contains(&status),
+            "the gateway answered {status} to DELETE"
+        );
         Ok(stats)
     }
 
@@ -367,22 +405,42 @@ async fn prepare(options: &PublishOptions) -> Result<(Vec<TrackSource>, Option<L
                     live = Some(source);
                     live_audio = Some(sound);
                     let size = (spec.format.width as u16, spec.format.height as u16);
-                    (spec.format.codec, size, Feed::Live { units: pictures, ended: false })
+                    (
+                        spec.format.codec,
+                        size,
+                        Feed::Live {
+                            units: pictures,
+                            ended: false,
+                        },
+                    )
                 }
                 VideoSource::Clip(spec) => clip_feed(&[spec])?,
                 VideoSource::Sequence(specs) => clip_feed(&specs)?,
             };
-            tracks.push(TrackSource { codec: Some(codec), feed, size, path: video_path });
+            tracks.push(TrackSource {
+                codec: Some(codec),
+                feed,
+                size,
+                path: video_path,
+            });
         }
         if let Some(audio) = audio {
             let feed = match audio {
                 AudioSource::Clip(spec) => Feed::clips(vec![Clip::audio(&spec)?]),
                 AudioSource::Live => {
                     let units = live_audio.context("live audio needs live video")?;
-                    Feed::Live { units, ended: false }
+                    Feed::Live {
+                        units,
+                        ended: false,
+                    }
                 }
             };
-            tracks.push(TrackSource { codec: None, feed, size: (0, 0), path: audio_path });
+            tracks.push(TrackSource {
+                codec: None,
+                feed,
+                size: (0, 0),
+                path: audio_path,
+            });
         }
         Ok((tracks, live))
     });
@@ -392,7 +450,10 @@ async fn prepare(options: &PublishOptions) -> Result<(Vec<TrackSource>, Option<L
 fn clip_feed(specs: &[ClipSpec]) -> Result<(crate::codec::VideoCodec, (u16, u16), Feed)> {
     let first = specs.first().context("a sequence without clips")?;
     let codec = first.format.codec;
-    ensure!(specs.iter().all(|spec| spec.format.codec == codec), "a sequence of different codecs");
+    ensure!(
+        specs.iter().all(|spec| spec.format.codec == codec),
+        "a sequence of different codecs"
+    );
     let clips = specs.iter().map(Clip::video).collect::<Result<Vec<_>>>()?;
     let size = clips.first().map_or((0, 0), |clip| clip.size);
     Ok((codec, size, Feed::clips(clips)))
@@ -432,18 +493,35 @@ fn negotiate(
             .iter()
             .find(|param| media.remote_pts().contains(&param.pt()))
             .with_context(|| format!("the answer accepted no codec of the {kind} line"))?;
-        let rtx_accepted = param.resend().is_some_and(|resend| media.remote_pts().contains(&resend));
+        let rtx_accepted = param
+            .resend()
+            .is_some_and(|resend| media.remote_pts().contains(&resend));
         let pt = param.pt();
         let mut api = rtc.direct_api();
-        let stream = api.stream_tx_by_mid(mid, None).with_context(|| format!("str0m has no stream for {kind}"))?;
+        let stream = api
+            .stream_tx_by_mid(mid, None)
+            .with_context(|| format!("str0m has no stream for {kind}"))?;
         let (ssrc, rtx) = (stream.ssrc(), stream.rtx());
         api.remove_stream_tx(ssrc);
-        let net = Negotiated { mid, pt, ssrc, rtx, rtx_accepted };
+        let net = Negotiated {
+            mid,
+            pt,
+            ssrc,
+            rtx,
+            rtx_accepted,
+        };
         let start = (
-            options.first_sequence_number.unwrap_or_else(|| rand::random::<u16>() >> 1),
+            options
+                .first_sequence_number
+                .unwrap_or_else(|| rand::random::<u16>() >> 1),
             options.first_timestamp.unwrap_or_else(rand::random),
         );
-        tracks.push(Track::new(source, net, start, options.seed.wrapping_add(index as u64 * 1_000_003)));
+        tracks.push(Track::new(
+            source,
+            net,
+            start,
+            options.seed.wrapping_add(index as u64 * 1_000_003),
+        ));
     }
     Ok(tracks)
 }
@@ -451,11 +529,22 @@ fn negotiate(
 /// The address from which the URL's host is reached.
 async fn local_address(url: &str) -> Result<IpAddr> {
     let url = Url::parse(url)?;
-    let host = url.host_str().context("the URL has no host")?.trim_matches(['[', ']']);
+    let host = url
+        .host_str()
+        .context("the URL has no host")?
+        .trim_matches(['[', ']']);
     let port = url.port_or_known_default().unwrap_or(80);
-    let mut found = tokio::net::lookup_host((host, port)).await.with_context(|| format!("cannot resolve {host}"))?;
-    let remote: SocketAddr = found.next().with_context(|| format!("{host} has no address"))?;
-    let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+    let mut found = tokio::net::lookup_host((host, port))
+        .await
+        .with_context(|| format!("cannot resolve {host}"))?;
+    let remote: SocketAddr = found
+        .next()
+        .with_context(|| format!("{host} has no address"))?;
+    let any: IpAddr = if remote.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    };
     let probe = UdpSocket::bind((any, 0)).await?;
     probe.connect(remote).await?;
     Ok(probe.local_addr()?.ip())

@@ -45,7 +45,12 @@ pub struct ReceiverOptions {
 
 impl Default for ReceiverOptions {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: None, codec: VideoCodec::H264, rtx: true }
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            token: None,
+            codec: VideoCodec::H264,
+            rtx: true,
+        }
     }
 }
 
@@ -97,12 +102,19 @@ pub struct Receiver {
 impl Receiver {
     /// Listens.
     pub async fn start(options: ReceiverOptions) -> Result<Self> {
-        let listener = TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
+        let listener = TcpListener::bind(options.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", options.listen))?;
         let address = listener.local_addr()?;
         let (reports, received) = mpsc::channel(QUEUE);
         let (orders, taken) = mpsc::channel(8);
         let task = tokio::spawn(serve(listener, options, reports, taken));
-        Ok(Self { address, received, orders, task })
+        Ok(Self {
+            address,
+            received,
+            orders,
+            task,
+        })
     }
 
     /// The WHIP endpoint to publish to.
@@ -162,7 +174,10 @@ async fn serve(
 async fn accept(listener: &TcpListener, options: &ReceiverOptions) -> Result<Option<Peer>> {
     let (mut stream, _) = listener.accept().await?;
     let request = Request::read(&mut stream).await?;
-    let wanted = options.token.as_ref().map(|token| format!("Bearer {token}"));
+    let wanted = options
+        .token
+        .as_ref()
+        .map(|token| format!("Bearer {token}"));
     if wanted.is_some() && request.header("authorization") != wanted.as_deref() {
         respond(stream, 401, &[], b"token missing or wrong").await?;
         return Ok(None);
@@ -174,7 +189,9 @@ async fn accept(listener: &TcpListener, options: &ReceiverOptions) -> Result<Opt
     let offer = SdpOffer::from_sdp_string(std::str::from_utf8(&request.body)?)?;
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let local = socket.local_addr()?;
-    let mut config = RtcConfig::new().clear_codecs().set_reordering_size_video(1000);
+    let mut config = RtcConfig::new()
+        .clear_codecs()
+        .set_reordering_size_video(1000);
     options.codec.offer(&mut config, options.rtx);
     offer_opus(&mut config);
     let mut rtc = config.build(Instant::now());
@@ -186,9 +203,18 @@ async fn accept(listener: &TcpListener, options: &ReceiverOptions) -> Result<Opt
             return Ok(None);
         }
     };
-    let headers = [("Content-Type", "application/sdp"), ("Location", "/whip/test/1"), ("ETag", "\"1\"")];
+    let headers = [
+        ("Content-Type", "application/sdp"),
+        ("Location", "/whip/test/1"),
+        ("ETag", "\"1\""),
+    ];
     respond(stream, 201, &headers, answer.as_bytes()).await?;
-    Ok(Some(Peer { rtc, socket, local, kinds: HashMap::new() }))
+    Ok(Some(Peer {
+        rtc,
+        socket,
+        local,
+        kinds: HashMap::new(),
+    }))
 }
 
 struct Peer {
@@ -207,7 +233,10 @@ impl Peer {
     ) -> Result<()> {
         let mut buffer = vec![0; 2048];
         while self.rtc.is_alive() {
-            let timeout = self.flush(reports).await?.min(Instant::now() + Duration::from_secs(1));
+            let timeout = self
+                .flush(reports)
+                .await?
+                .min(Instant::now() + Duration::from_secs(1));
             tokio::select! {
                 received = self.socket.recv_from(&mut buffer) => {
                     let (len, source) = received?;
@@ -241,10 +270,16 @@ impl Peer {
     }
 
     fn request_keyframe(&mut self) -> Result<()> {
-        let video = self.kinds.iter().find(|(_, kind)| kind.is_video()).map(|(mid, _)| *mid);
+        let video = self
+            .kinds
+            .iter()
+            .find(|(_, kind)| kind.is_video())
+            .map(|(mid, _)| *mid);
         let mid = video.context("no video line")?;
         let mut writer = self.rtc.writer(mid).context("no such media line")?;
-        writer.request_keyframe(None, KeyframeRequestKind::Pli).map_err(Into::into)
+        writer
+            .request_keyframe(None, KeyframeRequestKind::Pli)
+            .map_err(Into::into)
     }
 
     async fn flush(&mut self, reports: &mpsc::Sender<Received>) -> Result<Instant> {
@@ -262,7 +297,11 @@ impl Peer {
                 }
                 Output::Timeout(at) => return Ok(at),
                 Output::Transmit(transmit) => {
-                    if let Err(error) = self.socket.send_to(&transmit.contents, transmit.destination).await {
+                    if let Err(error) = self
+                        .socket
+                        .send_to(&transmit.contents, transmit.destination)
+                        .await
+                    {
                         tracing::debug!(%error, "cannot send");
                     }
                 }

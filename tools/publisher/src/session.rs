@@ -159,7 +159,12 @@ impl Session {
 
     async fn wait(&mut self, timeout: Instant) -> Wake {
         let deadline = self.deadline(timeout);
-        let Self { socket, commands, tracks, .. } = self;
+        let Self {
+            socket,
+            commands,
+            tracks,
+            ..
+        } = self;
         let live = poll_fn(|context| {
             for (index, track) in tracks.iter_mut().enumerate() {
                 if let Poll::Ready(encoded) = track.poll_live(context) {
@@ -177,14 +182,21 @@ impl Session {
     }
 
     fn deadline(&self, timeout: Instant) -> Instant {
-        let clips = self.tracks.iter().filter_map(|track| Some(self.origin? + self.clip_due(track)?));
+        let clips = self
+            .tracks
+            .iter()
+            .filter_map(|track| Some(self.origin? + self.clip_due(track)?));
         let delayed = self.tracks.iter().filter_map(|track| track.path.next());
-        clips.chain(delayed).fold(timeout.min(Instant::now() + IDLE), Instant::min)
+        clips
+            .chain(delayed)
+            .fold(timeout.min(Instant::now() + IDLE), Instant::min)
     }
 
     /// Media time of the track's next clip unit, unless the clips are over.
     fn clip_due(&self, track: &Track) -> Option<Duration> {
-        track.due().filter(|due| self.media_duration.is_none_or(|end| *due < end))
+        track
+            .due()
+            .filter(|due| self.media_duration.is_none_or(|end| *due < end))
     }
 
     async fn receive(&mut self, buffer: &mut [u8]) -> Result<()> {
@@ -214,7 +226,12 @@ impl Session {
         };
         if let Some(track) = self.tracks.get(index) {
             let ticks = track.ticks_at(encoded.pts);
-            self.send_unit(index, encoded.unit, ticks, origin + Duration::from_nanos(encoded.pts));
+            self.send_unit(
+                index,
+                encoded.unit,
+                ticks,
+                origin + Duration::from_nanos(encoded.pts),
+            );
         }
     }
 
@@ -227,7 +244,10 @@ impl Session {
                 && due <= Instant::now()
             {
                 let late = Instant::now().duration_since(due).as_micros() as u64;
-                self.shared.counters.late_micros.fetch_max(late, Ordering::Relaxed);
+                self.shared
+                    .counters
+                    .late_micros
+                    .fetch_max(late, Ordering::Relaxed);
                 let Some((unit, ticks)) = self.tracks[index].next_clip_unit() else {
                     break;
                 };
@@ -236,7 +256,13 @@ impl Session {
         }
     }
 
-    fn send_unit(&mut self, index: usize, unit: crate::packetize::AccessUnit, ticks: u64, wallclock: Instant) {
+    fn send_unit(
+        &mut self,
+        index: usize,
+        unit: crate::packetize::AccessUnit,
+        ticks: u64,
+        wallclock: Instant,
+    ) {
         let connected = *self.shared.connected.borrow();
         let (Some(track), Some(connected)) = (self.tracks.get_mut(index), connected) else {
             return;
@@ -281,7 +307,9 @@ impl Session {
                     }
                     self.rtc.handle_input(Input::Timeout(now))?;
                 }
-                Output::Transmit(transmit) => self.admit(now, (transmit.destination, transmit.contents.to_vec())),
+                Output::Transmit(transmit) => {
+                    self.admit(now, (transmit.destination, transmit.contents.to_vec()))
+                }
                 Output::Event(event) => self.on_event(&event),
             }
         };
@@ -311,8 +339,10 @@ impl Session {
             }
             Kind::Rtp(ssrc) => {
                 let ssrc = ssrc.into();
-                let Some(track) =
-                    self.tracks.iter_mut().find(|track| track.net.ssrc == ssrc || track.net.rtx == Some(ssrc))
+                let Some(track) = self
+                    .tracks
+                    .iter_mut()
+                    .find(|track| track.net.ssrc == ssrc || track.net.rtx == Some(ssrc))
                 else {
                     return self.outbox.push(datagram);
                 };
@@ -362,11 +392,17 @@ impl Session {
     }
 
     fn on_nack(&mut self, nack: &str0m::rtp::rtcp::Nack) {
-        let Some(index) = self.tracks.iter().position(|track| track.net.ssrc == nack.ssrc) else {
+        let Some(index) = self
+            .tracks
+            .iter()
+            .position(|track| track.net.ssrc == nack.ssrc)
+        else {
             return;
         };
         for entry in nack.reports.iter() {
-            let following = (0..16u16).filter(|bit| entry.blp & (1 << bit) != 0).map(|bit| bit + 1);
+            let following = (0..16u16)
+                .filter(|bit| entry.blp & (1 << bit) != 0)
+                .map(|bit| bit + 1);
             for offset in std::iter::once(0).chain(following) {
                 add(&self.shared.counters.nacked, 1);
                 if !self.tracks[index].net.rtx_accepted {
@@ -381,7 +417,10 @@ impl Session {
         let mut any = false;
         for (index, sequence) in std::mem::take(&mut self.repairs) {
             let track = &self.tracks[index];
-            if let Some(packet) = track.sent(sequence).filter(|packet| now - packet.wallclock < RTX_CACHE.1) {
+            if let Some(packet) = track
+                .sent(sequence)
+                .filter(|packet| now - packet.wallclock < RTX_CACHE.1)
+            {
                 write(&mut self.rtc.direct_api(), &track.net, packet);
                 add(&self.shared.counters.retransmitted, 1);
                 any = true;
@@ -394,9 +433,15 @@ impl Session {
 fn write(api: &mut str0m::change::DirectApi<'_>, net: &crate::track::Negotiated, packet: &Sent) {
     if let Some(stream) = api.stream_tx(&net.ssrc) {
         stream.write_rtp(
-            RtpWrite::new(net.pt, packet.sequence.into(), packet.timestamp, packet.wallclock, Arc::clone(&packet.payload))
-                .marker(packet.marker)
-                .nackable(net.rtx_accepted),
+            RtpWrite::new(
+                net.pt,
+                packet.sequence.into(),
+                packet.timestamp,
+                packet.wallclock,
+                Arc::clone(&packet.payload),
+            )
+            .marker(packet.marker)
+            .nackable(net.rtx_accepted),
         );
     }
 }

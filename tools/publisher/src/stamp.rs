@@ -83,7 +83,9 @@ pub fn find_all(bytes: &[u8]) -> impl Iterator<Item = Stamp> + '_ {
 }
 
 fn micros(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_micros() as u64
 }
 
 /// Base 128, most significant digit first, each with the top bit set.
@@ -106,8 +108,16 @@ mod tests {
     #[test]
     fn survives_being_embedded_and_found() {
         let stamps = [
-            Stamp { publication: 0, picture: 0, sent_micros: 0 },
-            Stamp { publication: u32::MAX, picture: u32::MAX, sent_micros: (1 << 56) - 1 },
+            Stamp {
+                publication: 0,
+                picture: 0,
+                sent_micros: 0,
+            },
+            Stamp {
+                publication: u32::MAX,
+                picture: u32::MAX,
+                sent_micros: (1 << 56) - 1,
+            },
             Stamp::now(7, 123_456),
         ];
         let mut bytes = vec![0, 0, 0, 1];
@@ -117,12 +127,24 @@ mod tests {
             bytes.extend(stamp.h265_sei());
         }
         let found: Vec<_> = find_all(&bytes).collect();
-        assert_eq!(found, [stamps[0], stamps[0], stamps[1], stamps[1], stamps[2], stamps[2]]);
+        assert_eq!(
+            found,
+            [
+                stamps[0], stamps[0], stamps[1], stamps[1], stamps[2], stamps[2]
+            ]
+        );
     }
 
     #[test]
     fn needs_no_emulation_prevention() {
-        for stamp in [Stamp { publication: 0, picture: 0, sent_micros: 0 }, Stamp::now(1, 1)] {
+        for stamp in [
+            Stamp {
+                publication: 0,
+                picture: 0,
+                sent_micros: 0,
+            },
+            Stamp::now(1, 1),
+        ] {
             assert!(!stamp.h264_sei().contains(&0));
             assert!(!stamp.h265_sei().contains(&0));
         }

@@ -44,10 +44,19 @@ mod tests {
         let painter = Painter::new(64, 64, fps, false);
         let per_frame = RATE / u64::from(fps);
         for frame in 0..120 {
-            let samples: Vec<i16> = (frame * per_frame..(frame + 1) * per_frame).map(sample).collect();
-            assert_eq!(samples.iter().any(|sample| *sample != 0), painter.is_flash(frame), "frame {frame}");
+            let samples: Vec<i16> = (frame * per_frame..(frame + 1) * per_frame)
+                .map(sample)
+                .collect();
+            assert_eq!(
+                samples.iter().any(|sample| *sample != 0),
+                painter.is_flash(frame),
+                "frame {frame}"
+            );
             if painter.is_flash(frame) && frame % 30 == 0 {
-                assert_eq!(samples[0], 16_000, "the first sample of the beep is the first of the flash's frame");
+                assert_eq!(
+                    samples[0], 16_000,
+                    "the first sample of the beep is the first of the flash's frame"
+                );
             }
         }
         assert_eq!(sample(RATE - 1), 0);

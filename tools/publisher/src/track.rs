@@ -30,14 +30,22 @@ const HISTORY: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum Feed {
     /// Each clip once, in turn, for ever.
-    Clips { clips: Vec<Arc<Clip>>, clip: usize, unit: usize },
+    Clips {
+        clips: Vec<Arc<Clip>>,
+        clip: usize,
+        unit: usize,
+    },
     /// As they come out of a live encoder.
     Live { units: Units, ended: bool },
 }
 
 impl Feed {
     pub(crate) fn clips(clips: Vec<Arc<Clip>>) -> Self {
-        Self::Clips { clips, clip: 0, unit: 0 }
+        Self::Clips {
+            clips,
+            clip: 0,
+            unit: 0,
+        }
     }
 }
 
@@ -62,7 +70,11 @@ pub(crate) struct TrackSource {
 
 impl TrackSource {
     pub(crate) const fn kind(&self) -> MediaKind {
-        if self.codec.is_some() { MediaKind::Video } else { MediaKind::Audio }
+        if self.codec.is_some() {
+            MediaKind::Video
+        } else {
+            MediaKind::Audio
+        }
     }
 
     pub(crate) const fn clock_rate(&self) -> u32 {
@@ -111,7 +123,9 @@ impl Track {
             started: false,
             paused: false,
             ticks: 0,
-            packetizer: source.codec.map_or(Packetizer::Opus, |codec| Packetizer::video(codec, source.size)),
+            packetizer: source.codec.map_or(Packetizer::Opus, |codec| {
+                Packetizer::video(codec, source.size)
+            }),
             feed: source.feed,
             sequence: u64::from(start.0),
             timestamp_offset: start.1,
@@ -172,7 +186,8 @@ impl Track {
 
     pub(crate) fn media_time(&self, ticks: u64) -> Duration {
         let rate = u64::from(self.clock_rate);
-        Duration::from_secs(ticks / rate) + Duration::from_nanos(ticks % rate * 1_000_000_000 / rate)
+        Duration::from_secs(ticks / rate)
+            + Duration::from_nanos(ticks % rate * 1_000_000_000 / rate)
     }
 
     /// Ticks of the RTP clock at `nanos` since media time zero, to the nearest.
@@ -222,7 +237,10 @@ impl Track {
 
     /// A packet that was asked for again.
     pub(crate) fn sent(&self, sequence: u16) -> Option<&Sent> {
-        self.history.iter().rev().find(|packet| packet.sequence as u16 == sequence)
+        self.history
+            .iter()
+            .rev()
+            .find(|packet| packet.sequence as u16 == sequence)
     }
 
     fn remember(&mut self, packet: Sent) {
@@ -240,7 +258,9 @@ fn insert_stamp(codec: Option<VideoCodec>, pieces: &mut Vec<Bytes>, stamp: &Stam
         Some(VideoCodec::H265) => (stamp.h265_sei(), |header| (header >> 1) & 0x3f < 32),
         _ => return,
     };
-    let at = pieces.iter().position(|piece| piece.first().is_some_and(|header| is_slice(*header)));
+    let at = pieces
+        .iter()
+        .position(|piece| piece.first().is_some_and(|header| is_slice(*header)));
     pieces.insert(at.unwrap_or(pieces.len()), nal.into());
 }
 
@@ -250,8 +270,12 @@ mod tests {
     use crate::stamp;
 
     fn track(codec: VideoCodec, clips: Vec<Arc<Clip>>) -> Track {
-        let source =
-            TrackSource { codec: Some(codec), feed: Feed::clips(clips), size: (64, 64), path: PathOptions::default() };
+        let source = TrackSource {
+            codec: Some(codec),
+            feed: Feed::clips(clips),
+            size: (64, 64),
+            path: PathOptions::default(),
+        };
         let net = Negotiated {
             mid: "0".into(),
             pt: Pt::new_with_value(96),
@@ -266,11 +290,20 @@ mod tests {
         let unit = |index: usize| AccessUnit {
             pieces: vec![
                 Bytes::from_static(&[0x67, 1, 2]),
-                Bytes::from(vec![if index == 0 { 0x65 } else { 0x41 }, first, index as u8]),
+                Bytes::from(vec![
+                    if index == 0 { 0x65 } else { 0x41 },
+                    first,
+                    index as u8,
+                ]),
             ],
             keyframe: index == 0,
         };
-        Arc::new(Clip { units: (0..units).map(unit).collect(), ticks: 3000, clock_rate: 90_000, size: (64, 64) })
+        Arc::new(Clip {
+            units: (0..units).map(unit).collect(),
+            ticks: 3000,
+            clock_rate: 90_000,
+            size: (64, 64),
+        })
     }
 
     #[test]
@@ -282,8 +315,20 @@ mod tests {
                 (unit.pieces[1][1], unit.pieces[1][2], ticks)
             })
             .collect();
-        assert_eq!(seen, [(1, 0, 0), (1, 1, 3000), (2, 0, 6000), (1, 0, 9000), (1, 1, 12_000)]);
-        assert_eq!(track.due(), Some(Duration::from_nanos(15_000 * 1_000_000_000 / 90_000)));
+        assert_eq!(
+            seen,
+            [
+                (1, 0, 0),
+                (1, 1, 3000),
+                (2, 0, 6000),
+                (1, 0, 9000),
+                (1, 1, 12_000)
+            ]
+        );
+        assert_eq!(
+            track.due(),
+            Some(Duration::from_nanos(15_000 * 1_000_000_000 / 90_000))
+        );
     }
 
     #[test]
@@ -296,24 +341,47 @@ mod tests {
                 track.packets(unit, ticks, now, Some(42))
             })
             .collect();
-        assert_eq!(packets.iter().map(|packet| packet.sequence as u16).collect::<Vec<_>>(), [65_535, 0, 1]);
-        assert_eq!(packets.iter().map(|packet| packet.timestamp).collect::<Vec<_>>(), [u32::MAX - 2_999, 0, 3000]);
+        assert_eq!(
+            packets
+                .iter()
+                .map(|packet| packet.sequence as u16)
+                .collect::<Vec<_>>(),
+            [65_535, 0, 1]
+        );
+        assert_eq!(
+            packets
+                .iter()
+                .map(|packet| packet.timestamp)
+                .collect::<Vec<_>>(),
+            [u32::MAX - 2_999, 0, 3000]
+        );
         assert!(packets.iter().all(|packet| packet.marker));
-        let stamps: Vec<_> =
-            packets.iter().flat_map(|packet| stamp::find_all(&packet.payload).collect::<Vec<_>>()).collect();
-        assert_eq!(stamps.iter().map(|stamp| (stamp.publication, stamp.picture)).collect::<Vec<_>>(), [
-            (42, 0),
-            (42, 1),
-            (42, 2)
-        ]);
+        let stamps: Vec<_> = packets
+            .iter()
+            .flat_map(|packet| stamp::find_all(&packet.payload).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(
+            stamps
+                .iter()
+                .map(|stamp| (stamp.publication, stamp.picture))
+                .collect::<Vec<_>>(),
+            [(42, 0), (42, 1), (42, 2)]
+        );
         assert_eq!(track.sent(0).unwrap().timestamp, 0);
     }
 
     #[test]
     fn waits_for_the_first_keyframe() {
         let mut track = track(VideoCodec::H264, vec![clip(1, 2)]);
-        let inter = track.next_clip_unit().and_then(|_| track.next_clip_unit()).unwrap();
-        assert!(track.packets(inter.0, inter.1, Instant::now(), None).is_empty());
+        let inter = track
+            .next_clip_unit()
+            .and_then(|_| track.next_clip_unit())
+            .unwrap();
+        assert!(
+            track
+                .packets(inter.0, inter.1, Instant::now(), None)
+                .is_empty()
+        );
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub struct WhipClient {
 
 impl fmt::Debug for WhipClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WhipClient").field("endpoint", &self.endpoint.as_str()).finish_non_exhaustive()
+        f.debug_struct("WhipClient")
+            .field("endpoint", &self.endpoint.as_str())
+            .finish_non_exhaustive()
     }
 }
 
@@ -46,7 +48,12 @@ pub struct Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the WHIP endpoint answered {}: {}", self.status, self.body.trim())
+        write!(
+            f,
+            "the WHIP endpoint answered {}: {}",
+            self.status,
+            self.body.trim()
+        )
     }
 }
 
@@ -55,9 +62,17 @@ impl std::error::Error for Refused {}
 impl WhipClient {
     /// For one endpoint; `token` is sent as bearer token with every request.
     pub fn new(endpoint: &str, token: Option<String>) -> Result<Self> {
-        let endpoint = Url::parse(endpoint).with_context(|| format!("{endpoint:?} is not a URL"))?;
-        let http = Client::builder().timeout(TIMEOUT).build().context("cannot make an HTTP client")?;
-        Ok(Self { http, endpoint, token })
+        let endpoint =
+            Url::parse(endpoint).with_context(|| format!("{endpoint:?} is not a URL"))?;
+        let http = Client::builder()
+            .timeout(TIMEOUT)
+            .build()
+            .context("cannot make an HTTP client")?;
+        Ok(Self {
+            http,
+            endpoint,
+            token,
+        })
     }
 
     /// Sends an offer. Anything but 201 with a `Location` is an error; a status is found in [`Refused`].
@@ -67,26 +82,49 @@ impl WhipClient {
             .post(self.endpoint.clone())
             .header(header::CONTENT_TYPE, "application/sdp")
             .body(offer.to_owned());
-        let response =
-            self.authorized(request).send().await.with_context(|| format!("cannot POST to {}", self.endpoint))?;
+        let response = self
+            .authorized(request)
+            .send()
+            .await
+            .with_context(|| format!("cannot POST to {}", self.endpoint))?;
         let url = response.url().clone();
-        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let text = |name| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
         let (location, etag) = (text(header::LOCATION), text(header::ETAG));
         let retry_after = text(header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
         let status = response.status().as_u16();
         let body = response.text().await.context("the answer was cut off")?;
         if status != 201 {
-            bail!(Refused { status, retry_after, body: body.chars().take(4096).collect() });
+            bail!(Refused {
+                status,
+                retry_after,
+                body: body.chars().take(4096).collect()
+            });
         }
         let location = location.context("201 without Location")?;
-        let session = url.join(&location).with_context(|| format!("Location {location:?} is not a URL"))?;
-        Ok(Accepted { answer: body, session, etag })
+        let session = url
+            .join(&location)
+            .with_context(|| format!("Location {location:?} is not a URL"))?;
+        Ok(Accepted {
+            answer: body,
+            session,
+            etag,
+        })
     }
 
     /// Ends the session at `session`; gives the HTTP status.
     pub async fn delete(&self, session: &Url) -> Result<u16> {
         let request = self.http.delete(session.clone());
-        let response = self.authorized(request).send().await.with_context(|| format!("cannot DELETE {session}"))?;
+        let response = self
+            .authorized(request)
+            .send()
+            .await
+            .with_context(|| format!("cannot DELETE {session}"))?;
         Ok(response.status().as_u16())
     }
 
