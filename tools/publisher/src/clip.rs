@@ -102,7 +102,7 @@ impl Clip {
 fn once<S: std::hash::Hash + Eq + Copy>(
     made: &OnceLock<Mutex<HashMap<S, Slot>>>,
     spec: &S,
-    encode: impl FnOnce(&S) -> Result<Clip>,
+    encode: impl FnOnce(S) -> Result<Clip>,
 ) -> Result<Arc<Clip>> {
     let slot = {
         let mut made = made
@@ -112,14 +112,14 @@ fn once<S: std::hash::Hash + Eq + Copy>(
         Arc::clone(made.entry(*spec).or_default())
     };
     let clip = slot.get_or_init(|| {
-        encode(spec)
+        encode(*spec)
             .map(Arc::new)
             .map_err(|error| format!("{error:#}"))
     });
     clip.clone().map_err(|error| anyhow!(error))
 }
 
-fn encode_video(spec: &ClipSpec) -> Result<Clip> {
+fn encode_video(spec: ClipSpec) -> Result<Clip> {
     let VideoFormat {
         width, height, fps, ..
     } = spec.format;
@@ -162,7 +162,7 @@ fn encode_video(spec: &ClipSpec) -> Result<Clip> {
 }
 
 /// Encodes three rounds and keeps the middle one, so that the encoder's state at its end is the one at its beginning.
-fn encode_audio(spec: &AudioClipSpec) -> Result<Clip> {
+fn encode_audio(spec: AudioClipSpec) -> Result<Clip> {
     let encoder = Encoder::opus(spec.bits_per_second)?;
     let packets = AUDIO_SECONDS * tone::RATE / OPUS_SAMPLES;
     let encoded = run(&encoder, || {

@@ -350,8 +350,9 @@ impl Window {
         let end = self.pid.map(process::usage).transpose()?;
         let client = process::usage(std::process::id())?;
         let session_seconds = self.at.elapsed().as_secs_f64() * f64::from(sessions.max(1));
-        let per =
-            |from: Usage, to: Usage| (to.cpu - from.cpu).as_secs_f64() * 1e3 / session_seconds;
+        let per = |from: Usage, to: Usage| {
+            to.cpu.saturating_sub(from.cpu).as_secs_f64() * 1e3 / session_seconds
+        };
         let cpu_ms = self.gateway.zip(end).map(|(from, to)| per(from, to));
         Ok(Measured {
             cpu_ms,
