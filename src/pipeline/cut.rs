@@ -78,7 +78,8 @@ pub(crate) enum Boundary {
 /// What to do about a new access unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decision {
-    /// First close the part *before the access unit that came last*: that one turned out to last too long for it.
+    /// First close the part *before the access unit that came last*: that one turned out to last too long for it. If a
+    /// part already starts with that one, it becomes the first of a segment.
     pub before_last: Option<Boundary>,
     /// Then close the part that ends where the new access unit starts.
     pub here: Option<Boundary>,

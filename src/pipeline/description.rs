@@ -116,7 +116,9 @@ impl Description {
             Some(&mut context),
             gst::ParseFlags::FATAL_ERRORS,
         );
-        let missing = context.missing_elements();
+        // Elements that could not be made for another reason are listed, too.
+        let mut missing = context.missing_elements();
+        missing.retain(|name| gst::ElementFactory::find(name).is_none());
         if !missing.is_empty() {
             return Err(PipelineError::MissingElements(
                 missing.iter().map(|name| missing_element(name)).collect(),

@@ -10,13 +10,14 @@ mod cut;
 mod description;
 mod error;
 mod mux;
+mod payload;
 mod rtp;
 mod runner;
 
 use std::{
     fmt,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -78,7 +79,7 @@ pub fn init() -> Result<(), PipelineError> {
 /// The pipeline texts of every codec, checked.
 #[derive(Clone)]
 pub struct Pipelines {
-    descriptions: Vec<Description>,
+    descriptions: Vec<Arc<Description>>,
 }
 
 impl Pipelines {
@@ -90,7 +91,7 @@ impl Pipelines {
     /// with the Debian packages that have them); a text is wrong.
     pub fn load(dir: Option<&Path>) -> Result<Self, PipelineError> {
         init()?;
-        let descriptions = description::load(dir)?;
+        let descriptions: Vec<_> = description::load(dir)?.into_iter().map(Arc::new).collect();
         let mut missing = Vec::new();
         for description in &descriptions {
             match description.check() {
@@ -124,7 +125,7 @@ impl Pipelines {
             .iter()
             .find(|d| d.codec() == track.codec)
             .ok_or(PipelineError::NoText(track.codec))?;
-        Pipeline::start(description, track, settings, Box::new(output))
+        Pipeline::start(Arc::clone(description), track, *settings, Box::new(output))
     }
 
     /// Where the text of each codec comes from, for the log.

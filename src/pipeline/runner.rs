@@ -22,98 +22,90 @@ use super::{
     description::{Description, Elements, error_text},
     error::PipelineError,
     mux::{self, PartMeta},
-    rtp,
+    payload, rtp,
 };
-use crate::media::{Codec, InitSegment, Part, RtpPacket, TrackInfo};
+use crate::media::{InitSegment, Part, RtpPacket, TrackInfo};
 
 /// How long draining may take. The built-in texts drain within the call; one with a queue in it needs a moment.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A keyframe is asked for when nothing has come out after this much media, in nanoseconds...
+const ASK_AFTER_NS: i64 = 300_000_000;
+/// ... and again after this much more.
+const ASK_AGAIN_NS: i64 = 1_000_000_000;
+
+/// How often in a row a stream may break its elements before anything comes out.
+const MAX_RECOVERIES: u32 = 20;
 
 /// Called with everything that comes out.
 pub(super) type OutputFn = Box<dyn FnMut(Output) + Send>;
 
 /// A running pipeline for one track. Dropping it stops it at once; [`Pipeline::finish`] lets everything out first.
 pub struct Pipeline {
-    codec: Codec,
+    description: Arc<Description>,
+    caps: gst::Caps,
+    settings: Settings,
+    shared: Arc<Shared>,
+    chain: Chain,
+    /// Presentation time at which a keyframe is asked for if nothing has come out by then.
+    ask_at: Option<i64>,
+    /// How often in a row the chain has been replaced without anything coming out.
+    recoveries: u32,
+}
+
+/// What a text was made into, between our two pads.
+struct Chain {
     pipeline: gst::Pipeline,
     mux: gst::Element,
     input: gst::Pad,
-    shared: Arc<Shared>,
+    /// Links do not keep a pad alive.
+    end: gst::Pad,
 }
 
 /// What the pads and the bus reach.
 struct Shared {
     output: Mutex<OutputFn>,
+    /// A chain that replaces another one begins with an initialization segment, too: it is news only if it differs.
+    last_init: Mutex<Option<InitSegment>>,
     failure: Mutex<Option<String>>,
     failed: AtomicBool,
-    /// While this is set, elements may complain: a parser that has seen nothing yet reports the end of the stream as an
-    /// error.
-    draining: AtomicBool,
+    /// Something has come out of the chain in place.
+    flowing: AtomicBool,
+    /// The last thing an element said about the stream itself. Depayloaders complain about single packets and go on;
+    /// a parser that has seen nothing complains about the end of the stream. It counts only when buffers are refused.
+    complaint: Mutex<Option<String>>,
     drained: Mutex<bool>,
     wake: Condvar,
 }
 
 impl Pipeline {
     pub(super) fn start(
-        description: &Description,
+        description: Arc<Description>,
         track: &TrackInfo,
-        settings: &Settings,
+        settings: Settings,
         output: OutputFn,
     ) -> Result<Self, PipelineError> {
-        let Elements {
-            bin,
-            mux,
-            sink,
-            src,
-        } = description.build()?;
-        mux.set_property("part-duration", nanoseconds(settings.part_duration));
-        mux.set_property("segment-duration", nanoseconds(settings.segment_duration));
-        mux.set_property("track-id", settings.track_id.max(1));
-        // Buffers cannot carry negative times, so the offset is already in what is pushed.
-        mux.set_property("start-offset", 0_u64);
-
         let shared = Arc::new(Shared {
             output: Mutex::new(output),
+            last_init: Mutex::new(None),
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            flowing: AtomicBool::new(false),
+            complaint: Mutex::new(None),
             drained: Mutex::new(false),
             wake: Condvar::new(),
         });
-        let pipeline = gst::Pipeline::new();
-        watch_bus(&pipeline, &shared);
-        let wrong = |what: &str| description.wrong(what.to_owned());
-        pipeline
-            .add(&bin)
-            .map_err(|_| wrong("the bin cannot be added to a pipeline"))?;
-        let input = input_pad(&shared);
-        let end = output_pad(&shared);
-        input
-            .link(&sink)
-            .and_then(|_| src.link(&end))
-            .map_err(|error| wrong(&format!("its ends cannot be linked: {error}")))?;
-        let this = Self {
-            codec: track.codec,
-            pipeline,
-            mux,
-            input,
+        let caps = rtp::caps(track);
+        let chain = Chain::start(&description, &caps, &settings, &shared)?;
+        Ok(Self {
+            description,
+            caps,
+            settings,
             shared,
-        };
-        let started = end
-            .set_active(true)
-            .and_then(|()| this.input.set_active(true))
-            .is_ok()
-            && this.pipeline.set_state(gst::State::Playing).is_ok();
-        if !started {
-            return Err(this.failed("it cannot be started"));
-        }
-        this.input
-            .push_event(gst::event::StreamStart::new(track.codec.as_str()));
-        this.input
-            .push_event(gst::event::Caps::new(&rtp::caps(track)));
-        this.push_segment();
-        this.check()?;
-        Ok(this)
+            chain,
+            ask_at: None,
+            recoveries: 0,
+        })
     }
 
     /// Takes the next packet in sequence order. `pts` is its presentation time in nanoseconds from the stream's zero;
@@ -136,10 +128,19 @@ impl Pipeline {
             tracing::debug!(pts, "dropping a packet from before the stream's zero");
             return Ok(());
         };
+        if !payload::is_sound(self.description.codec(), &packet.payload) {
+            tracing::debug!(packet.sequence_number, "dropping a malformed packet");
+            return Ok(());
+        }
         let buffer = rtp::buffer(packet, gst::ClockTime::from_nseconds(time), after_loss);
-        match self.input.push(buffer) {
-            Ok(_) => self.check(),
-            Err(flow) => Err(self.failed(&format!("it takes no more packets ({flow})"))),
+        let flow = self.chain.input.push(buffer);
+        self.check()?;
+        match flow {
+            Ok(_) => {
+                self.ask_if_nothing_comes(pts);
+                Ok(())
+            }
+            Err(flow) => self.recover(flow),
         }
     }
 
@@ -150,20 +151,51 @@ impl Pipeline {
     /// The pipeline has failed.
     pub fn end_part(&mut self) -> Result<(), PipelineError> {
         self.check()?;
-        self.mux.emit_by_name::<()>(mux::END_PART, &[]);
+        self.chain.mux.emit_by_name::<()>(mux::END_PART, &[]);
         self.check()
     }
 
     /// Closes the part in hand, because what follows does not continue it. The next part starts with a keyframe, a new
-    /// segment and `discontinuity`.
+    /// segment and `discontinuity`; a new initialization segment precedes it only if the encoding has changed, too.
     ///
     /// # Errors
-    /// The pipeline has failed, or does not drain.
+    /// The pipeline has failed, or does not drain, or cannot be built anew.
     pub fn discontinuity(&mut self) -> Result<(), PipelineError> {
         self.drain()?;
-        self.input.push_event(gst::event::FlushStart::new());
-        self.input.push_event(gst::event::FlushStop::new(true));
-        self.push_segment();
+        self.restart()
+    }
+
+    /// Replaces the chain: new elements instead of flushed ones. Timestampers of GStreamer 1.22 lose their segment when
+    /// flushed, and nothing of the old packets can linger anywhere.
+    fn restart(&mut self) -> Result<(), PipelineError> {
+        self.shared.flowing.store(false, Ordering::Release);
+        self.ask_at = None;
+        self.chain = Chain::start(
+            &self.description,
+            &self.caps,
+            &self.settings,
+            &self.shared,
+        )?;
+        Ok(())
+    }
+
+    /// An element takes no more packets, and none has failed: what a bad picture did to the elements ends with them.
+    /// The stream goes on with the next keyframe.
+    fn recover(&mut self, flow: gst::FlowError) -> Result<(), PipelineError> {
+        if self.shared.flowing.load(Ordering::Acquire) {
+            self.recoveries = 0;
+        }
+        self.recoveries += 1;
+        if self.recoveries > MAX_RECOVERIES {
+            return Err(self.failed(&format!("it takes no more packets ({flow})")));
+        }
+        tracing::debug!(
+            complaint = lock(&self.shared.complaint).as_deref(),
+            "starting anew after {flow}"
+        );
+        self.drain()?;
+        self.restart()?;
+        self.shared.emit(Output::KeyframeWanted);
         self.check()
     }
 
@@ -178,24 +210,32 @@ impl Pipeline {
     fn drain(&self) -> Result<(), PipelineError> {
         self.check()?;
         *lock(&self.shared.drained) = false;
-        self.shared.draining.store(true, Ordering::Release);
-        self.input.push_event(gst::event::Eos::new());
+        self.chain.input.push_event(gst::event::Eos::new());
         let (drained, _) = self
             .shared
             .wake
             .wait_timeout_while(lock(&self.shared.drained), DRAIN_TIMEOUT, |d| !*d)
             .unwrap_or_else(PoisonError::into_inner);
-        self.shared.draining.store(false, Ordering::Release);
         if !*drained {
-            return Err(PipelineError::Stuck(self.codec));
+            return Err(PipelineError::Stuck(self.description.codec()));
         }
         drop(drained);
         self.check()
     }
 
-    fn push_segment(&self) {
-        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
-        self.input.push_event(gst::event::Segment::new(&segment));
+    /// Some parsers keep everything before the first keyframe to themselves, so that the mux cannot miss it.
+    fn ask_if_nothing_comes(&mut self, pts: i64) {
+        if self.shared.flowing.load(Ordering::Acquire) {
+            return;
+        }
+        match self.ask_at {
+            None => self.ask_at = Some(pts.saturating_add(ASK_AFTER_NS)),
+            Some(time) if pts >= time => {
+                self.ask_at = Some(pts.saturating_add(ASK_AGAIN_NS));
+                self.shared.emit(Output::KeyframeWanted);
+            }
+            Some(_) => {}
+        }
     }
 
     fn check(&self) -> Result<(), PipelineError> {
@@ -206,20 +246,83 @@ impl Pipeline {
         }
     }
 
-    /// The error that was reported first, or else `message`.
+    /// The error that was reported first, or else what the stream was blamed for, or else `message`.
     fn failed(&self, message: &str) -> PipelineError {
-        let reported = lock(&self.shared.failure);
+        let complaint = lock(&self.shared.complaint).take();
+        self.shared
+            .fail(complaint.unwrap_or_else(|| message.to_owned()));
         PipelineError::Failed {
-            codec: self.codec,
-            message: reported.as_deref().unwrap_or(message).to_owned(),
+            codec: self.description.codec(),
+            message: lock(&self.shared.failure).clone().unwrap_or_default(),
         }
     }
 }
 
-impl Drop for Pipeline {
+impl Chain {
+    fn start(
+        description: &Description,
+        caps: &gst::Caps,
+        settings: &Settings,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, PipelineError> {
+        let Elements {
+            bin,
+            mux,
+            sink,
+            src,
+        } = description.build()?;
+        mux.set_property("part-duration", nanoseconds(settings.part_duration));
+        mux.set_property("segment-duration", nanoseconds(settings.segment_duration));
+        mux.set_property("track-id", settings.track_id.max(1));
+        // Buffers cannot carry negative times, so the offset is already in what is pushed.
+        mux.set_property("start-offset", 0_u64);
+
+        let pipeline = gst::Pipeline::new();
+        watch_bus(&pipeline, shared);
+        let wrong = |problem: String| description.wrong(problem);
+        pipeline
+            .add(&bin)
+            .map_err(|error| wrong(format!("the bin cannot be used: {error}")))?;
+        let this = Self {
+            pipeline,
+            mux,
+            input: input_pad(shared),
+            end: output_pad(shared).map_err(|error| wrong(error.to_string()))?,
+        };
+        this.input
+            .link(&sink)
+            .and_then(|_| src.link(&this.end))
+            .map_err(|error| wrong(format!("its ends cannot be linked: {error}")))?;
+        let started = this
+            .end
+            .set_active(true)
+            .and_then(|()| this.input.set_active(true))
+            .is_ok()
+            && this.pipeline.set_state(gst::State::Playing).is_ok();
+        if !started {
+            let reported = lock(&shared.failure).take();
+            let reported = reported.or_else(|| lock(&shared.complaint).take());
+            return Err(wrong(
+                reported.unwrap_or_else(|| "it cannot be started".to_owned()),
+            ));
+        }
+        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        for event in [
+            gst::event::StreamStart::new(description.codec().as_str()),
+            gst::event::Caps::new(caps),
+            gst::event::Segment::new(&segment),
+        ] {
+            this.input.push_event(event);
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Chain {
     fn drop(&mut self) {
         // GStreamer defines going down to NULL as always succeeding.
         let _ = self.pipeline.set_state(gst::State::Null);
+        let _ = self.end.set_active(false);
         if let Some(bus) = self.pipeline.bus() {
             bus.unset_sync_handler();
         }
@@ -229,7 +332,7 @@ impl Drop for Pipeline {
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipeline")
-            .field("codec", &self.codec)
+            .field("codec", &self.description.codec())
             .finish_non_exhaustive()
     }
 }
@@ -261,6 +364,14 @@ impl Shared {
         } else {
             part(buffer)
         };
+        self.flowing.store(true, Ordering::Release);
+        if let Some(Output::Init(init)) = &output {
+            let mut last = lock(&self.last_init);
+            if last.as_ref() == Some(init) {
+                return Ok(gst::FlowSuccess::Ok);
+            }
+            *last = Some(init.clone());
+        }
         let Some(output) = output else {
             self.fail("what comes out of its end was not made by the mux".to_owned());
             return Err(gst::FlowError::Error);
@@ -286,11 +397,17 @@ fn input_pad(shared: &Arc<Shared>) -> gst::Pad {
         .build()
 }
 
-fn output_pad(shared: &Arc<Shared>) -> gst::Pad {
+fn output_pad(shared: &Arc<Shared>) -> Result<gst::Pad, gst::glib::BoolError> {
     let taker = Arc::clone(shared);
     let shared = Arc::clone(shared);
-    gst::Pad::builder(gst::PadDirection::Sink)
-        .name("boxes")
+    // Without a template a pad takes no other caps after its first.
+    let template = gst::PadTemplate::new(
+        "boxes",
+        gst::PadDirection::Sink,
+        gst::PadPresence::Always,
+        &gst::Caps::new_any(),
+    )?;
+    Ok(gst::Pad::builder_from_template(&template)
         .chain_function(move |pad, _, buffer| taker.take(pad, buffer))
         .event_function(move |_, _, event| {
             if event.type_() == gst::EventType::Eos {
@@ -299,7 +416,7 @@ fn output_pad(shared: &Arc<Shared>) -> gst::Pad {
             }
             true
         })
-        .build()
+        .build())
 }
 
 fn watch_bus(pipeline: &gst::Pipeline, shared: &Arc<Shared>) {
@@ -309,10 +426,9 @@ fn watch_bus(pipeline: &gst::Pipeline, shared: &Arc<Shared>) {
         match message.view() {
             gst::MessageView::Error(error) => {
                 let text = error_text(error);
-                if shared.draining.load(Ordering::Acquire)
-                    && error.error().matches(gst::StreamError::WrongType)
-                {
-                    tracing::debug!("while draining: {text}");
+                if error.error().kind::<gst::StreamError>().is_some() {
+                    tracing::debug!("{text}");
+                    *lock(&shared.complaint) = Some(text);
                 } else {
                     shared.fail(text);
                 }

@@ -31,11 +31,18 @@ const SEQUENCE_NUMBER: std::ops::Range<usize> = 20..24;
 /// Parts that are on their way to the disk, by sequence number, so that HLS can be told once they are there.
 type InFlight = Arc<Mutex<HashMap<u32, PartKey>>>;
 
-/// A part that waits for the recording to begin.
-struct Held {
-    kind: MediaKind,
-    part: Part,
-    key: Option<PartKey>,
+/// What waits for the recording to begin.
+enum Held {
+    /// A later init segment of a track whose first one is known.
+    Init(MediaKind, InitSegment),
+    /// A part, and its name in HLS.
+    Part(MediaKind, Part, Option<PartKey>),
+}
+
+impl Held {
+    fn is_part_of(&self, track: MediaKind) -> bool {
+        matches!(self, Self::Part(kind, ..) if *kind == track)
+    }
 }
 
 /// The outputs of one session.
@@ -50,7 +57,10 @@ pub(super) struct Outputs {
     sequence: u32,
     /// Tracks of the publication in place.
     expected: Vec<MediaKind>,
+    /// The newest init segment of each track.
     inits: BTreeMap<MediaKind, InitSegment>,
+    /// Those that the next recording begins with: the ones that the held parts need.
+    head: BTreeMap<MediaKind, InitSegment>,
     held: Vec<Held>,
     /// When the first init segment of this publication came.
     waiting_since: Option<Instant>,
@@ -97,6 +107,7 @@ impl Outputs {
             sequence: 0,
             expected: Vec::new(),
             inits: BTreeMap::new(),
+            head: BTreeMap::new(),
             held: Vec::new(),
             waiting_since: None,
             started: SystemTime::UNIX_EPOCH,
@@ -111,6 +122,7 @@ impl Outputs {
         self.expected = expected;
         self.started = started;
         self.inits.clear();
+        self.head.clear();
         self.failure = None;
     }
 
@@ -141,16 +153,22 @@ impl Outputs {
         tracing::info!(%kind, codecs = init.codecs, resolution = ?init.resolution, "new init segment");
         self.stream.push_init(kind, init.clone());
         let joined = self.inits.insert(kind, init.clone()).is_none();
+        self.waiting_since.get_or_insert(now);
         match &self.recorder {
             Some(recorder) if recorder.has(kind) => recorder.push_init(kind, &init),
             Some(_) if joined => {
                 tracing::info!(%kind, "a track joined late: the recording goes on in a new file");
                 self.end_recording(now);
                 self.started = SystemTime::now();
+                self.waiting_since = Some(now);
+                self.head.clone_from(&self.inits);
             }
-            _ => {}
+            Some(_) => {}
+            None if self.held.iter().any(|held| held.is_part_of(kind)) => self.held.push(Held::Init(kind, init)),
+            None => {
+                self.head.insert(kind, init);
+            }
         }
-        self.waiting_since.get_or_insert(now);
     }
 
     /// Publishes a part and records it.
@@ -168,10 +186,10 @@ impl Outputs {
             return;
         }
         if self.recorder.is_some() {
-            self.record(Held { kind, part, key });
+            self.record(Held::Part(kind, part, key));
             return;
         }
-        self.held.push(Held { kind, part, key });
+        self.held.push(Held::Part(kind, part, key));
         self.poll(now);
     }
 
@@ -196,11 +214,7 @@ impl Outputs {
         let Some(store) = &self.recordings else {
             return;
         };
-        let tracks: Vec<_> = self
-            .inits
-            .iter()
-            .map(|(kind, init)| (*kind, init.clone()))
-            .collect();
+        let tracks: Vec<_> = std::mem::take(&mut self.head).into_iter().collect();
         let stream = self.stream.clone();
         let in_flight = Arc::clone(&self.in_flight);
         let on_written = Arc::new(move |written: Written| {
@@ -221,7 +235,7 @@ impl Outputs {
         }
     }
 
-    fn record(&mut self, Held { kind, part, key }: Held) {
+    fn record(&mut self, held: Held) {
         let Some(recorder) = &self.recorder else {
             return;
         };
@@ -229,13 +243,16 @@ impl Outputs {
             self.give_up(error);
             return;
         }
-        if !recorder.has(kind) {
-            return;
+        match held {
+            Held::Init(kind, init) => recorder.push_init(kind, &init),
+            Held::Part(kind, part, key) if recorder.has(kind) => {
+                if let Some(key) = key {
+                    lock(&self.in_flight).insert(sequence_number(&part.bytes), key);
+                }
+                recorder.push_part(kind, part);
+            }
+            Held::Part(..) => {}
         }
-        if let Some(key) = key {
-            lock(&self.in_flight).insert(sequence_number(&part.bytes), key);
-        }
-        recorder.push_part(kind, part);
     }
 
     /// The live stream goes on without a recording.

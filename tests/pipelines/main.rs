@@ -52,10 +52,6 @@ impl Collected {
         assert_eq!(self.pieces.len(), 1, "one initialization segment");
         (&self.pieces[0].0, &self.pieces[0].1)
     }
-
-    fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.pieces.iter().flat_map(|(_, parts)| parts)
-    }
 }
 
 /// A pipeline whose output is kept.

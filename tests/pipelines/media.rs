@@ -63,7 +63,7 @@ impl Video {
                  ! rtph265pay config-interval=-1 mtu=1200"
             ),
             Codec::Av1 => format!(
-                "av1enc usage-profile=realtime cpu-used=10 end-usage=cbr target-bitrate=300 lag-in-frames=0 \
+                "av1enc usage-profile=realtime cpu-used=8 lag-in-frames=0 \
                  keyframe-max-dist={keyframes} threads=1 ! av1parse ! rtpav1pay mtu=1200"
             ),
             Codec::Vp9 => format!(
@@ -93,6 +93,22 @@ pub(crate) fn opus(packets_wanted: usize) -> Media {
     )
 }
 
+/// The track of that codec in a media file.
+pub(crate) fn file(codec: Codec, path: &std::path::Path) -> Media {
+    let payloader = match codec {
+        Codec::H264 => "rtph264pay config-interval=-1",
+        Codec::H265 => "rtph265pay config-interval=-1",
+        Codec::Av1 => "rtpav1pay",
+        Codec::Vp9 => "rtpvp9pay",
+        Codec::Opus => "rtpopuspay",
+    };
+    let path = path.display().to_string().replace('"', "\\\"");
+    packets(
+        codec,
+        &format!("filesrc location=\"{path}\" ! parsebin ! {payloader} mtu=1200"),
+    )
+}
+
 fn packets(codec: Codec, chain: &str) -> Media {
     whipgate::pipeline::init().expect("GStreamer starts");
     let text = format!("{chain} ! appsink name=out sync=false");
@@ -106,7 +122,7 @@ fn packets(codec: Codec, chain: &str) -> Media {
         .downcast::<gst_app::AppSink>()
         .unwrap();
     pipeline.set_state(gst::State::Playing).unwrap();
-    let mut packets = Vec::new();
+    let mut packets: Vec<(RtpPacket, i64)> = Vec::new();
     while let Ok(sample) = sink.pull_sample() {
         let segment = sample
             .segment()
@@ -130,6 +146,12 @@ fn packets(codec: Codec, chain: &str) -> Media {
     pipeline.set_state(gst::State::Null).unwrap();
     assert!(error.is_none(), "{text}: {error:?}");
     assert!(!packets.is_empty(), "{text}: no packets");
+    if codec == Codec::Opus {
+        // The encoder's own times begin before its first sample, which shortens the first packet.
+        for (index, (_, pts)) in packets.iter_mut().enumerate() {
+            *pts = index as i64 * 20_000_000;
+        }
+    }
     Media {
         track: TrackInfo {
             codec,

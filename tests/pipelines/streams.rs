@@ -8,7 +8,7 @@ use whipgate::{
 };
 
 use crate::{
-    Running, SETTINGS, boxes,
+    Running, SETTINGS,
     boxes::{read_init, read_parts, segments},
     decode,
     media::{self, Media, Video},
@@ -49,7 +49,8 @@ fn check_video(media: &Media, frames: usize) -> (String, Vec<Part>) {
         assert!(part.independent, "segments start with keyframes");
     }
     assert!(parts.iter().skip(1).all(|p| !p.discontinuity));
-    assert_eq!(collected.keyframes_wanted, 0);
+    // rtph264depay asks when a stream does not begin with its parameter sets, but with an access unit delimiter.
+    assert!(collected.keyframes_wanted <= 1);
     assert_eq!(decode(init, parts), frames);
     (init.codecs.clone(), parts.to_vec())
 }
@@ -101,7 +102,7 @@ fn h264_with_b_frames() {
 fn h265() {
     let media = Video::new(Codec::H265, 130).make();
     let (codecs, parts) = check_video(&media, 130);
-    assert_eq!(codecs, "hvc1.1.6.L60.90");
+    assert_eq!(codecs, "hvc1.1.6.L63.90");
     assert_eq!(segments(&parts), [180_000, 180_000]);
 }
 
@@ -138,7 +139,8 @@ fn opus() {
     read_init(init);
     let samples = read_parts(parts, 2);
     assert_eq!(samples.len(), media.packets.len());
-    assert!(samples.iter().all(|s| s.duration == 960 && s.sync));
+    let durations: Vec<_> = samples.iter().map(|s| s.duration).collect();
+    assert!(samples.iter().all(|s| s.duration == 960 && s.sync), "{durations:?}");
     assert!(parts.iter().all(|p| p.independent));
     check_part_durations(parts, 9600);
     assert_eq!(segments(parts), [96_000, 96_000]);
@@ -413,7 +415,7 @@ fn other_part_and_segment_durations() {
         },
     );
     let (_, parts) = collected.single();
-    boxes::read_parts(parts, 7);
+    read_parts(parts, 7);
     check_part_durations(parts, 45_000);
     assert_eq!(segments(parts), [360_000, 360_000]);
 }

@@ -1,5 +1,14 @@
 //! The WebRTC engine against an independent stack, over real sockets on loopback.
 
+// Helpers of tests are tests as well; the numbers of test packets are small.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::cast_possible_truncation
+)]
+
 mod publisher;
 
 use std::{
@@ -160,6 +169,20 @@ async fn media_and_sender_reports_arrive_in_order_on_their_tracks() {
     assert_eq!((stats.packets, stats.bytes, stats.lost), (200, 600, 0));
     assert!(stats.remote_address.unwrap().ip().is_loopback());
     engine.shutdown().await;
+}
+
+/// OBS sends X.509 version 1, FFmpeg signs with SHA-1 and makes negative serial numbers: the fixture does all three.
+#[tokio::test]
+async fn nothing_of_a_certificate_counts_but_its_fingerprint() {
+    let engine = engine(|_| {}).await;
+    let mut publisher = Publisher::with_certificate(
+        include_bytes!("fixtures/odd-certificate.der"),
+        include_bytes!("fixtures/odd-key.der"),
+    )
+    .await;
+    let (recorder, _accepted) = connect(&engine, &mut publisher).await;
+    send(&mut publisher, 0, 10, 1).await;
+    publisher.run(|_| recorder.packets(1).len() >= 10).await;
 }
 
 #[tokio::test]

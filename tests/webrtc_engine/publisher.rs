@@ -8,6 +8,7 @@ use std::{
 use str0m::{
     Candidate, Event, Input, Output, Rtc, RtcConfig,
     change::{SdpAnswer, SdpPendingOffer},
+    config::DtlsCert,
     media::{Direction, MediaKind, Mid, Pt},
     net::{Protocol, Receive, TcpType},
     rtp::{RtpWrite, SeqNo},
@@ -40,14 +41,23 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     pub(crate) async fn udp() -> Self {
+        Self::udp_with(None).await
+    }
+
+    /// With a certificate and its PKCS 8 key, both DER.
+    pub(crate) async fn with_certificate(certificate: &[u8], private_key: &[u8]) -> Self {
+        Self::udp_with(Some(DtlsCert {
+            certificate: certificate.to_vec(),
+            private_key: private_key.to_vec(),
+        }))
+        .await
+    }
+
+    async fn udp_with(certificate: Option<DtlsCert>) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let local = socket.local_addr().unwrap();
-        Self::new(
-            Way::Udp(socket),
-            local,
-            None,
-            Candidate::host(local, "udp").unwrap(),
-        )
+        let candidate = Candidate::host(local, "udp").unwrap();
+        Self::new(Way::Udp(socket), local, None, candidate, certificate)
     }
 
     pub(crate) async fn tcp(server: SocketAddr) -> Self {
@@ -59,11 +69,21 @@ impl Publisher {
             .tcptype(TcpType::Active)
             .build()
             .unwrap();
-        Self::new(Way::Tcp(stream), local, Some(server), candidate)
+        Self::new(Way::Tcp(stream), local, Some(server), candidate, None)
     }
 
-    fn new(way: Way, local: SocketAddr, remote: Option<SocketAddr>, candidate: Candidate) -> Self {
-        let mut rtc = RtcConfig::new()
+    fn new(
+        way: Way,
+        local: SocketAddr,
+        remote: Option<SocketAddr>,
+        candidate: Candidate,
+        certificate: Option<DtlsCert>,
+    ) -> Self {
+        let mut config = RtcConfig::new();
+        if let Some(certificate) = certificate {
+            config = config.set_dtls_cert(certificate);
+        }
+        let mut rtc = config
             .set_crypto_provider(std::sync::Arc::new(str0m::crypto::from_feature_flags()))
             .clear_codecs()
             .enable_opus(true, false)

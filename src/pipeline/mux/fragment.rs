@@ -221,7 +221,10 @@ impl<P> Fragmenter<P> {
             .unwrap_or(0)
             .max(open.last.decode_time + 1);
         let decision = open.cutter.next(time, unit.sync);
-        if let Some(boundary) = decision.before_last {
+        if decision.before_last.is_some() && open.samples.is_empty() {
+            // The last one is already the first of its part.
+            open.starts_segment |= decision.before_last == Some(Boundary::Segment);
+        } else if let Some(boundary) = decision.before_last {
             emit(
                 std::mem::take(&mut open.samples),
                 open.decode_time,

@@ -308,7 +308,7 @@ fn usable_candidates() {
 proptest::proptest! {
     #[test]
     fn any_text_is_answered_without_harm(text in ".{0,400}") {
-        let _ = parse(&format!("v=0\r\n{text}"));
+        let _any = parse(&format!("v=0\r\n{text}"));
     }
 
     #[test]
@@ -316,6 +316,6 @@ proptest::proptest! {
         let mut bytes = CHROMIUM.as_bytes().to_vec();
         let position = position % bytes.len();
         bytes[position] = byte;
-        let _ = parse(std::str::from_utf8(&bytes).unwrap());
+        let _any = parse(std::str::from_utf8(&bytes).unwrap());
     }
 }

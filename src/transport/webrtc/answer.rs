@@ -22,7 +22,7 @@ const LONGEST: usize = 8192;
 /// Our part in the DTLS handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// We send the ClientHello.
+    /// We send the `ClientHello`.
     Active,
     /// We wait for it.
     Passive,
@@ -74,8 +74,7 @@ pub(super) fn plain_offer(offer: &Offer) -> String {
         let info = &track.info;
         let payload_type = info.payload_type;
         let kind = info.codec.kind();
-        // Writing to a String cannot fail.
-        let _ = write!(
+        let _infallible = write!(
             sdp,
             "m={kind} 9 UDP/TLS/RTP/SAVPF {payload_type}\r\nc=IN IP4 0.0.0.0\r\n"
         );
@@ -117,7 +116,7 @@ pub(super) fn answer(
         std::net::IpAddr::V6(ip) => format!("IN IP6 {ip}"),
     };
     let mut sdp = String::with_capacity(2048);
-    let _ = write!(
+    let _infallible = write!(
         sdp,
         "v=0\r\no=- {session} 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
     );
@@ -127,7 +126,7 @@ pub(super) fn answer(
     line(&mut sdp, "ice-options:trickle");
     for (index, track) in offer.tracks.iter().enumerate() {
         let kind = track.info.codec.kind();
-        let _ = write!(
+        let _infallible = write!(
             sdp,
             "m={kind} {} {} {}\r\nc={connection}\r\n",
             address.port(),

@@ -2,7 +2,7 @@
 //! handshake messages.
 //!
 //! The stack repeats an unanswered flight after a second. That is long for a first picture, and it is what every
-//! FFmpeg runs into: it reads our ClientHello before its TLS library listens and loses it. So an unanswered flight is
+//! FFmpeg runs into: it reads our `ClientHello` before its TLS library listens and loses it. So an unanswered flight is
 //! sent again after milliseconds; a peer that already has it drops the copies by their record numbers (RFC 6347
 //! section 4.1.2.6).
 

@@ -264,7 +264,7 @@ impl WebRtc {
         };
         let handle = shared.handle.clone();
         let negotiation = handle.spawn(async move {
-            let started = peer::start(&offer, link, shared, families).await?;
+            let started = Box::pin(peer::start(&offer, link, shared, families)).await?;
             Ok::<_, PublishError>((offer, started))
         });
         let (offer, started) = negotiation.await.map_err(|error| {

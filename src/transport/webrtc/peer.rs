@@ -83,7 +83,7 @@ pub(super) async fn start(
         link: Arc::clone(&link),
         gathered: std::sync::Mutex::new(Some(gathered)),
     };
-    let connection = build(offer, &link, &shared, handler, families)
+    let connection = Box::pin(build(offer, &link, &shared, handler, families))
         .await
         .map_err(PublishError::internal)?;
     let connection: Arc<dyn PeerConnection> = connection;
@@ -158,16 +158,14 @@ async fn build(
     if families.ipv6 {
         addresses.push(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
     }
-    let connection = PeerConnectionBuilder::<SocketAddr>::new()
+    let builder = PeerConnectionBuilder::<SocketAddr>::new()
         .with_media_engine(media)
         .with_setting_engine(settings)
         .with_interceptor_registry(registry)
         .with_runtime(Arc::new(PeerRuntime::new(Arc::clone(link), shared.clone())))
         .with_handler(Arc::new(handler))
-        .with_udp_addrs(addresses)
-        .build()
-        .await?;
-    Ok(Arc::new(connection))
+        .with_udp_addrs(addresses);
+    Ok(Arc::new(Box::pin(builder.build()).await?))
 }
 
 /// Offer and answer within the stack; returns our fingerprint.

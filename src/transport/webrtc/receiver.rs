@@ -354,3 +354,203 @@ impl Interceptor for Receiver {
     fn bind_remote_stream(&mut self, _info: &StreamInfo) {}
     fn unbind_remote_stream(&mut self, _info: &StreamInfo) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        media::Codec,
+        transport::{
+            IceCredentials,
+            offer::{Offer, tests::CHROMIUM},
+            webrtc::link::tests::Recorder,
+        },
+    };
+
+    struct Setting {
+        recorder: Arc<Recorder>,
+        link: Arc<Link>,
+        receiver: Receiver,
+        start: Instant,
+    }
+
+    /// Audio has payload type 111, video 103; both understand all feedback but audio has no NACK.
+    fn setting() -> Setting {
+        let recorder = Arc::new(Recorder::default());
+        let ice = IceCredentials {
+            ufrag: "ours".to_owned(),
+            pwd: "secret".to_owned(),
+        };
+        let link = Arc::new(Link::new(ice, recorder.clone()));
+        let offer = Offer::parse(CHROMIUM, &[Codec::H264]).unwrap();
+        Setting {
+            receiver: Receiver::new(Arc::clone(&link), &offer.tracks),
+            recorder,
+            link,
+            start: Instant::now(),
+        }
+    }
+
+    fn rtp(payload_type: u8, ssrc: u32, sequence_number: u16) -> Packet {
+        let mut packet = rtp::Packet::default();
+        packet.header.payload_type = payload_type;
+        packet.header.ssrc = ssrc;
+        packet.header.sequence_number = sequence_number;
+        packet.payload = bytes::Bytes::from_static(&[1, 2, 3]);
+        packet
+            .header
+            .set_extension(
+                3,
+                bytes::Bytes::from(sequence_number.to_be_bytes().to_vec()),
+            )
+            .unwrap();
+        Packet::Rtp(packet)
+    }
+
+    impl Setting {
+        fn read(&mut self, packet: Packet, after: Duration) {
+            self.receiver
+                .handle_read(TaggedPacket {
+                    now: self.start + after,
+                    transport: TransportContext::default(),
+                    message: packet.into(),
+                })
+                .unwrap();
+            assert!(self.receiver.poll_read().is_none(), "packets end here");
+        }
+
+        /// The RTCP that is sent at a time.
+        fn sent(&mut self, after: Duration) -> Vec<Box<dyn rtcp::Packet>> {
+            self.receiver.handle_timeout(self.start + after).unwrap();
+            let mut all = Vec::new();
+            while let Some(message) = self.receiver.poll_write() {
+                if let Packet::Rtcp(packets) = message.message.packet {
+                    all.extend(packets);
+                }
+            }
+            all
+        }
+
+        fn sent_of<T: Clone + 'static>(&mut self, after: Duration) -> Vec<T> {
+            self.sent(after)
+                .iter()
+                .filter_map(|packet| packet.as_any().downcast_ref::<T>().cloned())
+                .collect()
+        }
+    }
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn packets_go_to_the_track_of_their_payload_type() {
+        let mut setting = setting();
+        setting.read(rtp(103, 9, 1), ms(0));
+        setting.read(rtp(111, 8, 1), ms(1));
+        setting.read(rtp(96, 7, 1), ms(2));
+        let tracks: Vec<TrackIndex> = setting
+            .recorder
+            .packets()
+            .iter()
+            .map(|(track, _)| *track)
+            .collect();
+        assert_eq!(tracks, [1, 0], "payload type 96 was not negotiated");
+        assert_eq!(setting.recorder.packets()[0].1.payload.as_ref(), [1, 2, 3]);
+        assert_eq!(setting.link.stats().packets, 2);
+        assert_eq!(setting.link.stats().bytes, 6);
+    }
+
+    #[test]
+    fn sender_reports_are_passed_on_for_known_and_announced_streams() {
+        let mut setting = setting();
+        let report = |ssrc| {
+            Packet::Rtcp(vec![Box::new(rtcp::sender_report::SenderReport {
+                ssrc,
+                ntp_time: 5,
+                rtp_time: 6,
+                ..Default::default()
+            })])
+        };
+        setting.read(report(9), ms(0));
+        assert!(setting.recorder.reports().is_empty());
+        setting.read(rtp(103, 9, 1), ms(0));
+        setting.read(report(9), ms(0));
+        // Announced by a=ssrc, nothing has come of it yet.
+        setting.read(report(1_102_938_475), ms(0));
+        let reports = setting.recorder.reports();
+        assert_eq!(reports.len(), 2);
+        assert_eq!((reports[0].0, reports[0].1.ntp), (1, 5));
+        assert_eq!((reports[1].0, reports[1].1.rtp_timestamp), (0, 6));
+    }
+
+    #[test]
+    fn gaps_are_asked_for_where_the_publisher_repeats() {
+        let mut setting = setting();
+        for (payload_type, ssrc) in [(103, 9), (111, 8)] {
+            setting.read(rtp(payload_type, ssrc, 1), ms(0));
+            setting.read(rtp(payload_type, ssrc, 4), ms(0));
+        }
+        let deadline = setting.receiver.poll_timeout().unwrap();
+        assert_eq!(deadline, setting.start + ms(10));
+        let nacks = setting.sent_of::<TransportLayerNack>(ms(10));
+        assert_eq!(nacks.len(), 1, "audio offered no NACK");
+        assert_eq!(nacks[0].media_ssrc, 9);
+        assert_eq!(nacks[0].nacks[0].packet_list(), [2, 3]);
+        assert_eq!(setting.link.stats().nacks_sent, 2);
+    }
+
+    #[test]
+    fn a_keyframe_is_asked_for_when_there_is_somebody_to_ask() {
+        let mut setting = setting();
+        setting.link.want_keyframe(1);
+        assert!(setting.sent(ms(0)).is_empty());
+        setting.read(rtp(103, 9, 1), ms(1));
+        let plis = setting.sent_of::<PictureLossIndication>(ms(2));
+        assert_eq!(plis.len(), 1);
+        assert_eq!(plis[0].media_ssrc, 9);
+        assert!(setting.sent_of::<PictureLossIndication>(ms(3)).is_empty());
+        assert_eq!(setting.link.stats().plis_sent, 1);
+    }
+
+    #[test]
+    fn a_publisher_that_knows_fir_only_is_asked_by_it() {
+        let mut setting = setting();
+        setting.receiver.tracks[1].offered.feedback.pli = false;
+        setting.read(rtp(103, 9, 1), ms(0));
+        for number in 1..3 {
+            setting.link.want_keyframe(1);
+            let firs = setting.sent_of::<FullIntraRequest>(ms(1));
+            assert_eq!(firs[0].fir[0].sequence_number, number);
+        }
+        setting.receiver.tracks[1].offered.feedback.fir = false;
+        setting.link.want_keyframe(1);
+        assert!(setting.sent(ms(2)).is_empty());
+    }
+
+    #[test]
+    fn congestion_feedback_and_receiver_reports_are_sent() {
+        let mut setting = setting();
+        for number in 0..10 {
+            setting.read(rtp(103, 9, number), ms(u64::from(number)));
+        }
+        let feedback = setting
+            .sent_of::<rtcp::transport_feedbacks::transport_layer_cc::TransportLayerCc>(ms(110));
+        assert_eq!(feedback[0].packet_status_count, 10);
+        let reports = setting.sent_of::<rtcp::receiver_report::ReceiverReport>(ms(1100));
+        assert_eq!(reports[0].reports[0].ssrc, 9);
+    }
+
+    #[test]
+    fn a_publisher_that_changes_its_ssrc_all_the_time_costs_nothing() {
+        let mut setting = setting();
+        for ssrc in 0..1000 {
+            setting.read(rtp(103, ssrc, 1), ms(0));
+        }
+        assert_eq!(setting.receiver.tracks[1].streams.len(), STREAMS);
+        let reports = setting.sent_of::<rtcp::receiver_report::ReceiverReport>(ms(1100));
+        assert_eq!(reports.len(), STREAMS);
+    }
+}

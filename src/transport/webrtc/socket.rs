@@ -241,10 +241,7 @@ impl Runtime for PeerRuntime {
         unsupported()
     }
 
-    fn connect_tcp<'a>(
-        &'a self,
-        _remote: SocketAddr,
-    ) -> Boxed<'a, io::Result<Arc<dyn AsyncTcpStream>>> {
+    fn connect_tcp(&self, _remote: SocketAddr) -> Boxed<'_, io::Result<Arc<dyn AsyncTcpStream>>> {
         Box::pin(async { unsupported() })
     }
 

@@ -102,7 +102,7 @@ impl Clip {
 fn once<S: std::hash::Hash + Eq + Copy>(
     made: &OnceLock<Mutex<HashMap<S, Slot>>>,
     spec: &S,
-    encode: impl FnOnce(&S) -> Result<Clip>,
+    encode: impl FnOnce(S) -> Result<Clip>,
 ) -> Result<Arc<Clip>> {
     let slot = {
         let mut made = made
@@ -112,14 +112,14 @@ fn once<S: std::hash::Hash + Eq + Copy>(
         Arc::clone(made.entry(*spec).or_default())
     };
     let clip = slot.get_or_init(|| {
-        encode(spec)
+        encode(*spec)
             .map(Arc::new)
             .map_err(|error| format!("{error:#}"))
     });
     clip.clone().map_err(|error| anyhow!(error))
 }
 
-fn encode_video(spec: &ClipSpec) -> Result<Clip> {
+fn encode_video(spec: ClipSpec) -> Result<Clip> {
     let VideoFormat {
         width, height, fps, ..
     } = spec.format;
@@ -162,7 +162,7 @@ fn encode_video(spec: &ClipSpec) -> Result<Clip> {
 }
 
 /// Encodes three rounds and keeps the middle one, so that the encoder's state at its end is the one at its beginning.
-fn encode_audio(spec: &AudioClipSpec) -> Result<Clip> {
+fn encode_audio(spec: AudioClipSpec) -> Result<Clip> {
     let encoder = Encoder::opus(spec.bits_per_second)?;
     let packets = AUDIO_SECONDS * tone::RATE / OPUS_SAMPLES;
     let encoded = run(&encoder, || {
@@ -223,14 +223,25 @@ mod tests {
     /// Mean brightness of the flash panel in an I420 picture.
     fn panel(picture: &[u8], width: usize, height: usize) -> f64 {
         let rect = flash_rect(width, height);
-        let lines = (rect.y..rect.y + rect.height).flat_map(|y| &picture[y * width + rect.x..][..rect.width]);
+        let lines = (rect.y..rect.y + rect.height)
+            .flat_map(|y| &picture[y * width + rect.x..][..rect.width]);
         lines.map(|value| f64::from(*value)).sum::<f64>() / (rect.width * rect.height) as f64
     }
 
     #[test]
     fn flash_and_beep_are_where_they_belong_after_decoding_several_rounds() {
-        let format = VideoFormat { width: 320, height: 180, kbps: 500, ..VideoFormat::default() };
-        let video = Clip::video(&ClipSpec { format, seconds: 2, noise: true }).unwrap();
+        let format = VideoFormat {
+            width: 320,
+            height: 180,
+            kbps: 500,
+            ..VideoFormat::default()
+        };
+        let video = Clip::video(&ClipSpec {
+            format,
+            seconds: 2,
+            noise: true,
+        })
+        .unwrap();
         let twice: Vec<AccessUnit> = video.units.iter().chain(&video.units).cloned().collect();
         let pictures = decode(&twice, Some(VideoCodec::H264));
         assert_eq!(pictures.len(), 120);
@@ -240,18 +251,36 @@ mod tests {
         }
 
         let audio = Clip::audio(&AudioClipSpec::default()).unwrap();
-        let thrice: Vec<AccessUnit> =
-            audio.units.iter().chain(&audio.units).chain(&audio.units).cloned().collect();
+        let thrice: Vec<AccessUnit> = audio
+            .units
+            .iter()
+            .chain(&audio.units)
+            .chain(&audio.units)
+            .cloned()
+            .collect();
         let pcm: Vec<u8> = decode(&thrice, None).concat();
-        let left: Vec<i32> = pcm.chunks(4).map(|sample| i32::from(i16::from_le_bytes([sample[0], sample[1]]))).collect();
+        let left: Vec<i32> = pcm
+            .chunks(4)
+            .map(|sample| i32::from(i16::from_le_bytes([sample[0], sample[1]])))
+            .collect();
         assert_eq!(left.len(), 6 * 48_000);
         // The decoder knows no state before the first packet, so the very first beep is left out.
         for second in 1..6 {
             let start = second * 48_000;
-            let onset = (start - 2400..start + 2400).find(|at| left[*at].abs() > 8_000).unwrap();
+            let onset = (start - 2400..start + 2400)
+                .find(|at| left[*at].abs() > 8_000)
+                .unwrap();
             let off = onset as i64 - start as i64;
-            assert!(off.abs() <= 24, "the beep of second {second} is {off} samples off");
-            assert!(left[start + 9600..start + 40_000].iter().all(|sample| sample.abs() < 200), "silence after it");
+            assert!(
+                off.abs() <= 24,
+                "the beep of second {second} is {off} samples off"
+            );
+            assert!(
+                left[start + 9600..start + 40_000]
+                    .iter()
+                    .all(|sample| sample.abs() < 200),
+                "silence after it"
+            );
         }
     }
 
@@ -260,7 +289,9 @@ mod tests {
         let clip = Clip::video(&ClipSpec::default()).unwrap();
         let kbps = clip.bytes() as f64 * 8.0 / 1000.0 / clip.seconds();
         assert!((2000.0..3000.0).contains(&kbps), "{kbps:.0} kbit/s");
-        let keyframes: Vec<usize> = (0..clip.units.len()).filter(|index| clip.units[*index].keyframe).collect();
+        let keyframes: Vec<usize> = (0..clip.units.len())
+            .filter(|index| clip.units[*index].keyframe)
+            .collect();
         assert_eq!(keyframes, [0, 60]);
         let audio = Clip::audio(&AudioClipSpec::default()).unwrap();
         assert_eq!(audio.bytes(), 100 * 320, "constant bitrate");

@@ -70,7 +70,9 @@ pub(crate) struct Encoder {
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder").field("video", &self.video).finish_non_exhaustive()
+        f.debug_struct("Encoder")
+            .field("video", &self.video)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,10 +87,18 @@ impl Encoder {
             .field("colorimetry", "bt709")
             .build();
         let mut chain = vec![video_encoder(format)?];
-        let nal_caps = |media: &str| gst::Caps::builder(media).field("stream-format", "byte-stream").field("alignment", "au");
+        let nal_caps = |media: &str| {
+            gst::Caps::builder(media)
+                .field("stream-format", "byte-stream")
+                .field("alignment", "au")
+        };
         let wanted = match format.codec {
             VideoCodec::H264 => {
-                let profile = if format.high_profile { "high" } else { "constrained-baseline" };
+                let profile = if format.high_profile {
+                    "high"
+                } else {
+                    "constrained-baseline"
+                };
                 let encoder_caps = nal_caps("video/x-h264").field("profile", profile).build();
                 chain.push(make("capsfilter")?);
                 set_caps(&chain, &encoder_caps);
@@ -105,7 +115,10 @@ impl Encoder {
             }
             VideoCodec::Av1 => {
                 chain.push(make("av1parse")?);
-                gst::Caps::builder("video/x-av1").field("stream-format", "obu-stream").field("alignment", "tu").build()
+                gst::Caps::builder("video/x-av1")
+                    .field("stream-format", "obu-stream")
+                    .field("alignment", "tu")
+                    .build()
             }
             VideoCodec::Vp9 => gst::Caps::builder("video/x-vp9").build(),
         };
@@ -126,7 +139,12 @@ impl Encoder {
         encoder.set_property_from_str("frame-size", "20");
         encoder.set_property_from_str("bitrate-type", "cbr");
         encoder.set_property_from_str("audio-type", "generic");
-        Self::assemble(&caps, vec![encoder], &gst::Caps::builder("audio/x-opus").build(), None)
+        Self::assemble(
+            &caps,
+            vec![encoder],
+            &gst::Caps::builder("audio/x-opus").build(),
+            None,
+        )
     }
 
     fn assemble(
@@ -135,17 +153,34 @@ impl Encoder {
         output: &gst::Caps,
         video: Option<VideoCodec>,
     ) -> Result<Self> {
-        let source = AppSrc::builder().caps(input).format(gst::Format::Time).block(true).build();
+        let source = AppSrc::builder()
+            .caps(input)
+            .format(gst::Format::Time)
+            .block(true)
+            .build();
         source.set_property("max-buffers", 4u64);
-        let sink = AppSink::builder().caps(output).sync(false).max_buffers(0).build();
+        let sink = AppSink::builder()
+            .caps(output)
+            .sync(false)
+            .max_buffers(0)
+            .build();
         let mut elements: Vec<gst::Element> = vec![source.clone().upcast()];
         elements.extend(chain);
         elements.push(sink.clone().upcast());
         let pipeline = gst::Pipeline::new();
         pipeline.add_many(&elements)?;
         gst::Element::link_many(&elements).context("cannot link the encoder")?;
-        let encoder = Self { pipeline, source, sink, video, packets: AtomicU64::new(0) };
-        encoder.pipeline.set_state(gst::State::Playing).map_err(|error| encoder.failure(&error))?;
+        let encoder = Self {
+            pipeline,
+            source,
+            sink,
+            video,
+            packets: AtomicU64::new(0),
+        };
+        encoder
+            .pipeline
+            .set_state(gst::State::Playing)
+            .map_err(|error| encoder.failure(&error))?;
         Ok(encoder)
     }
 
@@ -156,12 +191,18 @@ impl Encoder {
             buffer.set_pts(gst::ClockTime::from_nseconds(pts));
             buffer.set_duration(gst::ClockTime::from_nseconds(duration));
         }
-        self.source.push_buffer(buffer).map(drop).map_err(|error| self.failure(&error))
+        self.source
+            .push_buffer(buffer)
+            .map(drop)
+            .map_err(|error| self.failure(&error))
     }
 
     /// No more input: [`Self::pull`] gives what is left and then `None`.
     pub(crate) fn finish(&self) -> Result<()> {
-        self.source.end_of_stream().map(drop).map_err(|error| self.failure(&error))
+        self.source
+            .end_of_stream()
+            .map(drop)
+            .map_err(|error| self.failure(&error))
     }
 
     /// The next access unit; `None` at the end.
@@ -172,22 +213,44 @@ impl Encoder {
                 None => Ok(None),
             };
         };
-        let buffer = sample.buffer().context("encoder gave a sample without data")?;
+        let buffer = sample
+            .buffer()
+            .context("encoder gave a sample without data")?;
         let bytes = Bytes::copy_from_slice(&buffer.map_readable()?);
         let Some(codec) = self.video else {
             // `opusenc` takes its lookahead off the time stamps; in RTP nobody would add it again.
             let pts = self.packets.fetch_add(1, Ordering::Relaxed) * 20_000_000;
-            return Ok(Some(Encoded { pts, unit: AccessUnit { pieces: vec![bytes], keyframe: true } }));
+            return Ok(Some(Encoded {
+                pts,
+                unit: AccessUnit {
+                    pieces: vec![bytes],
+                    keyframe: true,
+                },
+            }));
         };
         let keyframe = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
-        let pts = buffer.pts().context("encoder gave data without a time")?.nseconds();
-        Ok(Some(Encoded { pts, unit: AccessUnit { pieces: bitstream::split(codec, &bytes)?, keyframe } }))
+        let pts = buffer
+            .pts()
+            .context("encoder gave data without a time")?
+            .nseconds();
+        Ok(Some(Encoded {
+            pts,
+            unit: AccessUnit {
+                pieces: bitstream::split(codec, &bytes)?,
+                keyframe,
+            },
+        }))
     }
 
     /// Makes the next picture a keyframe.
     pub(crate) fn force_keyframe(&self) {
-        let structure = gst::Structure::builder("GstForceKeyUnit").field("all-headers", true).build();
-        if !self.sink.send_event(gst::event::CustomUpstream::new(structure)) {
+        let structure = gst::Structure::builder("GstForceKeyUnit")
+            .field("all-headers", true)
+            .build();
+        if !self
+            .sink
+            .send_event(gst::event::CustomUpstream::new(structure))
+        {
             tracing::warn!("the encoder refused a keyframe request");
         }
     }
@@ -196,15 +259,18 @@ impl Encoder {
         let bus = self.pipeline.bus()?;
         let message = bus.pop_filtered(&[gst::MessageType::Error])?;
         match message.view() {
-            gst::MessageView::Error(error) => {
-                Some(anyhow!("encoder failed: {} ({})", error.error(), error.debug().unwrap_or_default()))
-            }
+            gst::MessageView::Error(error) => Some(anyhow!(
+                "encoder failed: {} ({})",
+                error.error(),
+                error.debug().unwrap_or_default()
+            )),
             _ => None,
         }
     }
 
     fn failure(&self, otherwise: &dyn std::fmt::Debug) -> anyhow::Error {
-        self.error().unwrap_or_else(|| anyhow!("encoder failed: {otherwise:?}"))
+        self.error()
+            .unwrap_or_else(|| anyhow!("encoder failed: {otherwise:?}"))
     }
 }
 
@@ -300,18 +366,32 @@ pub(crate) mod decode {
         gst::init().unwrap();
         let (input, chain, output) = match video {
             Some(VideoCodec::H264) => (
-                gst::Caps::builder("video/x-h264").field("stream-format", "byte-stream").field("alignment", "au").build(),
+                gst::Caps::builder("video/x-h264")
+                    .field("stream-format", "byte-stream")
+                    .field("alignment", "au")
+                    .build(),
                 vec!["h264parse", "avdec_h264", "videoconvert"],
-                gst::Caps::builder("video/x-raw").field("format", "I420").build(),
+                gst::Caps::builder("video/x-raw")
+                    .field("format", "I420")
+                    .build(),
             ),
             Some(codec) => panic!("no decoder chosen for {codec}"),
             None => (
-                gst::Caps::builder("audio/x-opus").field("channel-mapping-family", 0).field("channels", 2).field("rate", 48_000).build(),
+                gst::Caps::builder("audio/x-opus")
+                    .field("channel-mapping-family", 0)
+                    .field("channels", 2)
+                    .field("rate", 48_000)
+                    .build(),
                 vec!["opusdec"],
-                gst::Caps::builder("audio/x-raw").field("format", "S16LE").build(),
+                gst::Caps::builder("audio/x-raw")
+                    .field("format", "S16LE")
+                    .build(),
             ),
         };
-        let source = AppSrc::builder().caps(&input).format(gst::Format::Time).build();
+        let source = AppSrc::builder()
+            .caps(&input)
+            .format(gst::Format::Time)
+            .build();
         let sink = AppSink::builder().caps(&output).sync(false).build();
         let mut elements: Vec<gst::Element> = vec![source.clone().upcast()];
         elements.extend(chain.into_iter().map(|name| make(name).unwrap()));
@@ -329,8 +409,15 @@ pub(crate) mod decode {
                 bytes.extend_from_slice(piece);
             }
             let mut buffer = gst::Buffer::from_mut_slice(bytes);
-            let step = if video.is_some() { 33_333_333 } else { 20_000_000 };
-            buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_nseconds(index as u64 * step));
+            let step = if video.is_some() {
+                33_333_333
+            } else {
+                20_000_000
+            };
+            buffer
+                .get_mut()
+                .unwrap()
+                .set_pts(gst::ClockTime::from_nseconds(index as u64 * step));
             source.push_buffer(buffer).unwrap();
         }
         source.end_of_stream().unwrap();

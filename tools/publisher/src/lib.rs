@@ -14,21 +14,25 @@
     clippy::cast_lossless
 )]
 
+pub mod bench;
 mod bitstream;
 pub mod clip;
 pub mod codec;
 pub mod encode;
 pub mod http;
 mod live;
+pub mod load;
 pub mod packetize;
 mod path;
 pub mod picture;
+pub mod process;
 mod publisher;
 pub mod receiver;
 mod session;
 pub mod stamp;
 pub mod tone;
 mod track;
+pub mod watch;
 pub mod whip;
 
 pub use clip::{AudioClipSpec, ClipSpec};

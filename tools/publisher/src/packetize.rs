@@ -79,6 +79,10 @@ trait NalFormat {
     fn fragment(&self, unit: &[u8], start: bool, end: bool) -> Vec<u8>;
 }
 
+/// NAL unit types of RFC 6184 section 5.2.
+const STAP_A: u8 = 24;
+const FU_A: u8 = 28;
+
 struct H264;
 
 impl NalFormat for H264 {
@@ -86,12 +90,12 @@ impl NalFormat for H264 {
 
     fn aggregation(&self, units: &[Bytes]) -> Vec<u8> {
         let importance = units.iter().map(|unit| unit[0] & 0x60).max().unwrap_or(0);
-        vec![importance | 24]
+        vec![importance | STAP_A]
     }
 
     fn fragment(&self, unit: &[u8], start: bool, end: bool) -> Vec<u8> {
         vec![
-            (unit[0] & 0xe0) | 28,
+            (unit[0] & 0xe0) | FU_A,
             (u8::from(start) << 7) | (u8::from(end) << 6) | (unit[0] & 0x1f),
         ]
     }
@@ -342,7 +346,11 @@ mod tests {
             let payloads = Packetizer::H264.packetize(&unit(pieces.clone()));
             assert!(payloads.iter().all(|payload| payload.len() <= MAX_PAYLOAD));
             assert_eq!(depacketize_h264(&payloads), pieces);
-            assert_eq!(payloads[0][0], 0x60 | 24, "parameter sets are aggregated");
+            assert_eq!(
+                payloads[0][0],
+                0x60 | STAP_A,
+                "parameter sets are aggregated"
+            );
         }
     }
 

@@ -238,8 +238,8 @@ mod tests {
     fn tells_datagrams_apart() {
         let rtp = |second: u8| [0x90, second, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7];
         assert_eq!(kind(&rtp(96)), Kind::Rtp(7));
-        assert_eq!(kind(&rtp(96 | 0x80)), Kind::Rtp(7), "with marker");
-        assert_eq!(kind(&rtp(111 | 0x80)), Kind::Rtp(7));
+        assert_eq!(kind(&rtp(0x80 | 0x60)), Kind::Rtp(7), "with marker");
+        assert_eq!(kind(&rtp(0x80 | 0x6f)), Kind::Rtp(7));
         assert_eq!(
             kind(&[0x80, 200, 0, 6, 0, 0, 0, 9, 1, 2, 3, 4]),
             Kind::SenderReport(9)

@@ -348,7 +348,7 @@ mod tests {
             let painter = Painter::new(width, height, fps, true);
             let mut picture = vec![0; painter.len()];
             let rect = flash_rect(width as usize, height as usize);
-            for frame in 0..u64::from(fps) * 2 + 1 {
+            for frame in 0..=u64::from(fps) * 2 {
                 painter.paint(frame, None, &mut picture);
                 let white = frame % u64::from(fps) < u64::from(fps.div_ceil(10));
                 let expected = if white { WHITE } else { DARK };

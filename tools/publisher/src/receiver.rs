@@ -165,7 +165,7 @@ async fn serve(
                 continue;
             }
         };
-        if let Err(error) = peer.run(&listener, &reports, &mut orders).await {
+        if let Err(error) = Box::pin(peer.run(&listener, &reports, &mut orders)).await {
             tracing::warn!("the publication failed: {error:#}");
         }
     }

@@ -308,7 +308,7 @@ impl Session {
                     self.rtc.handle_input(Input::Timeout(now))?;
                 }
                 Output::Transmit(transmit) => {
-                    self.admit(now, (transmit.destination, transmit.contents.to_vec()))
+                    self.admit(now, (transmit.destination, transmit.contents.to_vec()));
                 }
                 Output::Event(event) => self.on_event(&event),
             }

@@ -1,5 +1,14 @@
 //! The client against a real str0m endpoint in this process: negotiation, media, clocks, repair, ends.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::string_slice,
+    reason = "a test ends where its script does not hold"
+)]
+
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
