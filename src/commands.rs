@@ -121,11 +121,10 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 
 fn check_config(config: &Config) -> anyhow::Result<()> {
     let pipelines = Pipelines::load(config.pipelines.dir.as_deref())?;
-    let mut text = "The configuration is valid.\n".to_owned();
-    for (codec, origin) in pipelines.origins() {
-        text.push_str(&format!("pipeline {codec}: {origin}\n"));
-    }
-    print(&text)
+    let mut lines = vec!["The configuration is valid.\n".to_owned()];
+    let origins = pipelines.origins();
+    lines.extend(origins.map(|(codec, origin)| format!("pipeline {codec}: {origin}\n")));
+    print(&lines.concat())
 }
 
 fn doctor(config: &Config) -> anyhow::Result<ExitCode> {
@@ -141,7 +140,7 @@ fn doctor(config: &Config) -> anyhow::Result<ExitCode> {
 fn repair(config: &Config, path: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let path = path.unwrap_or_else(|| config.storage.data_dir.join("recordings"));
     let reports = recording::repair_path(&path)?;
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let mut failed = false;
     for report in &reports {
         let outcome = match &report.outcome {
@@ -158,11 +157,11 @@ fn repair(config: &Config, path: Option<PathBuf>) -> anyhow::Result<ExitCode> {
             }
             _ => "left as it is".to_owned(),
         };
-        text.push_str(&format!("{}: {outcome}\n", report.path.display()));
+        lines.push(format!("{}: {outcome}\n", report.path.display()));
     }
-    if reports.is_empty() {
-        text = format!("{}: nothing to repair\n", path.display());
+    if lines.is_empty() {
+        lines.push(format!("{}: nothing to repair\n", path.display()));
     }
-    print(&text)?;
+    print(&lines.concat())?;
     Ok(ExitCode::from(u8::from(failed)))
 }

@@ -1,6 +1,6 @@
 //! The configuration as an operator meets it: order of sources, refusals, their wording, and the documented example.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{ffi::OsString, io::Write, time::Duration};
 
@@ -9,6 +9,7 @@ use whipgate::{
     config::{
         Access, ByteSize, Config, ConfigError, EXAMPLE, LogFormat, OnConflict, Secret, Sources,
     },
+    id::SessionId,
     media::Codec,
 };
 
@@ -121,7 +122,7 @@ fn a_later_source_wins() {
     .unwrap();
     assert_eq!(hls.hls.part_duration, Duration::from_millis(300));
     assert_eq!(hls.hls.segment_duration, Duration::from_secs(4));
-    assert_eq!(hls.hls.window, Duration::from_secs(60));
+    assert_eq!(hls.hls.window, Duration::from_mins(1));
     assert_eq!(hls.session.max_sessions, 8);
     assert_eq!(hls.http, Config::default().http);
 }
@@ -165,7 +166,7 @@ fn every_type_can_come_from_text() {
         .session
         .known_sessions
         .iter()
-        .map(|id| id.as_str())
+        .map(SessionId::as_str)
         .collect();
     assert_eq!(known, ["1234", "studio"]);
     assert_eq!(config.http.cors_origins.len(), 2);

@@ -101,7 +101,7 @@ impl Config {
             "webrtc.keyframe_interval",
             webrtc.keyframe_interval,
             Duration::from_millis(250),
-            Duration::from_secs(60),
+            Duration::from_mins(1),
         );
     }
 
@@ -136,7 +136,7 @@ impl Config {
                 show(hls.segment_duration)
             ));
         }
-        if hls.window > Duration::from_secs(3_600) {
+        if hls.window > Duration::from_hours(1) {
             problems.push(format!(
                 "hls.window ({}) must be at most 1h",
                 show(hls.window)
@@ -151,21 +151,21 @@ impl Config {
             "session.reconnect_grace",
             session.reconnect_grace,
             Duration::ZERO,
-            Duration::from_secs(600),
+            Duration::from_mins(10),
         );
         range(
             problems,
             "limits.header_timeout",
             limits.header_timeout,
             Duration::from_millis(100),
-            Duration::from_secs(60),
+            Duration::from_mins(1),
         );
         range(
             problems,
             "limits.body_timeout",
             limits.body_timeout,
             Duration::from_secs(5),
-            Duration::from_secs(300),
+            Duration::from_mins(5),
         );
         within(
             problems,

@@ -85,16 +85,11 @@ fn percent_decode(text: &str) -> String {
             .flatten()
             .and_then(|hex| std::str::from_utf8(hex).ok())
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match decoded {
-            Some(decoded) => {
-                bytes.push(decoded);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
+        bytes.push(decoded.unwrap_or(byte));
+        rest = match decoded {
+            Some(_) => after.get(2..).unwrap_or_default(),
+            None => after,
+        };
     }
     String::from_utf8(bytes).unwrap_or_default()
 }
@@ -152,7 +147,7 @@ fn cookie(request: &ServiceRequest, token: &str, https: bool) -> Option<HeaderVa
     let rest = request.path().strip_prefix("/hls/")?;
     let (session, tail) = rest.split_once('/')?;
     let session: SessionId = session.parse().ok()?;
-    if !tail.ends_with(".m3u8") {
+    if tail.rsplit('/').next() != Some(super::hls::PLAYLIST) {
         return None;
     }
     let secure = if https { "; Secure" } else { "" };

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Name of every playlist within its folder.
-const PLAYLIST: &str = "index.m3u8";
+pub(super) const PLAYLIST: &str = "index.m3u8";
 
 /// Retry hint where the stream has none to give.
 const RETRY: Duration = Duration::from_secs(1);
@@ -95,7 +95,8 @@ pub(super) async fn get(
     let document = match part("tail").split_once('/') {
         None if part("tail") == PLAYLIST => waiting(&state, stream.multivariant()).await?,
         Some((rendition, PLAYLIST)) => {
-            let reload = BlockingReload::parse(request.query_string()).map_err(refusal)?;
+            let reload =
+                BlockingReload::parse(request.query_string()).map_err(|error| refusal(&error))?;
             waiting(&state, stream.media_playlist(rendition, reload)).await?
         }
         Some((rendition, name)) => {
@@ -115,7 +116,7 @@ pub(super) async fn get(
                 },
             ));
         }
-        None => return Err(refusal(HlsError::NotFound)),
+        None => return Err(refusal(&HlsError::NotFound)),
     };
     Ok(playlist(&request, &document))
 }
@@ -127,7 +128,7 @@ async fn waiting<T>(
 ) -> Result<T, Problem> {
     let mut answer = pin!(answer);
     if let Poll::Ready(outcome) = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
-        return outcome.map_err(refusal);
+        return outcome.map_err(|error| refusal(&error));
     }
     let _waiting = state.waiters.enter(&state.metrics).ok_or_else(|| {
         Problem::unavailable(
@@ -135,16 +136,16 @@ async fn waiting<T>(
             RETRY,
         )
     })?;
-    answer.await.map_err(refusal)
+    answer.await.map_err(|error| refusal(&error))
 }
 
-fn refusal(error: HlsError) -> Problem {
+fn refusal(error: &HlsError) -> Problem {
     let detail = error.to_string();
     match error {
         HlsError::NotFound => Problem::not_found(detail),
         HlsError::BadRequest(_) => Problem::new(StatusCode::BAD_REQUEST, detail),
         HlsError::NotReady { retry_after } | HlsError::Overloaded { retry_after } => {
-            Problem::unavailable(detail, retry_after)
+            Problem::unavailable(detail, *retry_after)
         }
         HlsError::Timeout => Problem::unavailable(detail, RETRY),
     }
@@ -242,7 +243,7 @@ mod tests {
             (HlsError::Overloaded { retry_after }, 503, Some("2")),
             (HlsError::Timeout, 503, Some("1")),
         ] {
-            let response = refusal(error).response();
+            let response = refusal(&error).response();
             assert_eq!(response.status(), status);
             let header = response.headers().get(header::RETRY_AFTER);
             assert_eq!(header.map(|value| value.to_str().unwrap()), retry);

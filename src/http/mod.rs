@@ -113,11 +113,16 @@ impl fmt::Debug for AppState {
     }
 }
 
+/// What a read-only resource answers.
+const READ: &str = "GET, HEAD";
+
 /// Adds all routes of this module to an application whose middleware is [`Server`]'s.
 ///
 /// Whatever no route takes is a 404 problem. Other parts of the gateway add their routes before this one.
 pub fn configure(cfg: &mut web::ServiceConfig, state: &web::Data<AppState>) {
-    const READ: &str = "GET, HEAD";
+    type State = web::Data<AppState>;
+    let one_session = |request: HttpRequest, state: State| ready(sessions::get(&request, &state));
+    let metrics = |state: State| ready(ops::metrics(&state));
     cfg.app_data(state.clone());
     cfg.service(
         web::scope("/hls")
@@ -139,11 +144,13 @@ pub fn configure(cfg: &mut web::ServiceConfig, state: &web::Data<AppState>) {
         web::scope("/api")
             .wrap(from_fn(auth::admin))
             .wrap(from_fn(cors::admin))
-            .service(read_only("/sessions", list_sessions))
+            .service(read_only("/sessions", |state: State| {
+                ready(sessions::list(&state))
+            }))
             .service(
                 web::resource("/sessions/{session_id}")
-                    .route(web::get().to(get_session))
-                    .route(web::head().to(get_session))
+                    .route(web::get().to(one_session))
+                    .route(web::head().to(one_session))
                     .route(web::delete().to(sessions::kick))
                     .default_service(web::to(|| not_allowed("GET, HEAD, DELETE"))),
             )
@@ -157,8 +164,10 @@ pub fn configure(cfg: &mut web::ServiceConfig, state: &web::Data<AppState>) {
             .route(web::head().to(metrics))
             .default_service(web::to(|| not_allowed(READ))),
     );
-    cfg.service(read_only("/healthz", healthy));
-    cfg.service(read_only("/readyz", readiness));
+    cfg.service(read_only("/healthz", || ready(ops::healthy())));
+    cfg.service(read_only("/readyz", |state: State| {
+        ready(ops::ready(&state))
+    }));
     cfg.default_service(web::to(nothing_here));
 }
 
@@ -172,7 +181,7 @@ where
     web::resource(path)
         .route(web::get().to(handler.clone()))
         .route(web::head().to(handler))
-        .default_service(web::to(|| not_allowed("GET, HEAD")))
+        .default_service(web::to(|| not_allowed(READ)))
 }
 
 fn not_allowed(allow: &'static str) -> Ready<HttpResponse> {
@@ -189,27 +198,4 @@ fn not_allowed(allow: &'static str) -> Ready<HttpResponse> {
 
 fn nothing_here() -> Ready<HttpResponse> {
     ready(Problem::not_found("there is nothing at this path").response())
-}
-
-fn list_sessions(state: web::Data<AppState>) -> Ready<HttpResponse> {
-    ready(sessions::list(&state))
-}
-
-fn get_session(
-    request: HttpRequest,
-    state: web::Data<AppState>,
-) -> Ready<Result<HttpResponse, Problem>> {
-    ready(sessions::get(&request, &state))
-}
-
-fn healthy() -> Ready<HttpResponse> {
-    ready(ops::healthy())
-}
-
-fn readiness(state: web::Data<AppState>) -> Ready<Result<HttpResponse, Problem>> {
-    ready(ops::ready(&state))
-}
-
-fn metrics(state: web::Data<AppState>) -> Ready<HttpResponse> {
-    ready(ops::metrics(&state))
 }

@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn an_entry_says_what_the_contract_names() {
-        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_329_420);
+        let start = SystemTime::UNIX_EPOCH + Duration::from_mins(29_922_157);
         let listed = Listed::from(Entry {
             session_id: "studio".parse().unwrap(),
             file: FileName::new(start, 0),
