@@ -158,7 +158,7 @@ impl Default for Hls {
 pub struct Recording {
     /// Record every publication.
     pub enabled: bool,
-    /// Free space below which `doctor` and the start of the gateway warn about the disk.
+    /// Free space below which `doctor` warns about the disk.
     pub min_free_bytes: ByteSize,
 }
 
