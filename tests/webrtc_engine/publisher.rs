@@ -23,6 +23,13 @@ enum Way {
     Tcp(TcpStream),
 }
 
+/// The lines of a description that are wanted.
+fn lines(sdp: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let mut kept: Vec<&str> = sdp.lines().filter(|line| wanted(line)).collect();
+    kept.push("");
+    kept.join("\r\n")
+}
+
 pub(crate) struct Publisher {
     rtc: Rtc,
     way: Way,
@@ -115,11 +122,7 @@ impl Publisher {
 
     /// The offer, without candidates: the server must find out by itself where its publisher is.
     pub(crate) fn offer(&self) -> String {
-        self.offer
-            .lines()
-            .filter(|line| !line.starts_with("a=candidate"))
-            .map(|line| format!("{line}\r\n"))
-            .collect()
+        lines(&self.offer, |line| !line.starts_with("a=candidate"))
     }
 
     /// Takes the answer, of which only candidates of the way in use are kept.
@@ -128,11 +131,9 @@ impl Publisher {
             Way::Udp(_) => " tcp ",
             Way::Tcp(_) => " udp ",
         };
-        let answer: String = answer
-            .lines()
-            .filter(|line| !(line.starts_with("a=candidate") && line.contains(unwanted)))
-            .map(|line| format!("{line}\r\n"))
-            .collect();
+        let answer = lines(answer, |line| {
+            !(line.starts_with("a=candidate") && line.contains(unwanted))
+        });
         let answer = SdpAnswer::from_sdp_string(&answer).expect("str0m reads the answer");
         self.rtc
             .sdp_api()
@@ -222,7 +223,7 @@ impl Publisher {
                     .to_vec();
                 frame.extend_from_slice(datagram);
                 // The server may have closed the connection.
-                let _ = stream.write_all(&frame).await;
+                let _gone = stream.write_all(&frame).await;
             }
         }
     }
