@@ -483,5 +483,8 @@ async fn a_wildcard_socket_answers_from_the_address_it_was_asked_at() {
         assert!(accepted.answer.contains(" 127.0.0.2 "));
         send(&mut publisher, 0, 5, 1).await;
         publisher.run(|_| recorder.packets(1).len() >= 5).await;
+        let port = engine.local_udp_addr().port();
+        let asked = SocketAddr::from(([127, 0, 0, 2], port));
+        assert_eq!(publisher.sources.iter().collect::<Vec<_>>(), [&asked]);
     }
 }

@@ -1,6 +1,7 @@
 //! A publisher on `str0m`, an independent WebRTC stack, over real loopback sockets.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -44,6 +45,8 @@ pub(crate) struct Publisher {
     pub(crate) keyframe_requests: usize,
     /// The stack has given up: a fatal alert came, for one.
     pub(crate) failed: bool,
+    /// Where datagrams came from.
+    pub(crate) sources: HashSet<SocketAddr>,
 }
 
 impl Publisher {
@@ -117,6 +120,7 @@ impl Publisher {
             connected: false,
             keyframe_requests: 0,
             failed: false,
+            sources: HashSet::new(),
         }
     }
 
@@ -199,6 +203,7 @@ impl Publisher {
             }
         }
         if let Ok((from, datagram)) = tokio::time::timeout(pause, self.receive()).await {
+            self.sources.insert(from);
             let proto = match self.way {
                 Way::Udp(_) => Protocol::Udp,
                 Way::Tcp(_) => Protocol::Tcp,
