@@ -219,10 +219,7 @@ impl Cutter {
             };
         if starts_segment {
             Some(Boundary::Segment)
-        } else if keyframe
-            && self.rule == Rule::Keyframes
-            && (time - self.part_start) * 2 >= part
-        {
+        } else if keyframe && self.rule == Rule::Keyframes && (time - self.part_start) * 2 >= part {
             Some(Boundary::Part)
         } else {
             None

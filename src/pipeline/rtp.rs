@@ -146,6 +146,9 @@ mod tests {
     fn encoding_names_are_in_capitals() {
         gst::init().unwrap();
         let caps = caps(&track(Codec::Opus, "stereo=1;sprop-stereo=1"));
-        assert!(caps.to_string().contains("encoding-name=(string)OPUS"), "{caps}");
+        assert!(
+            caps.to_string().contains("encoding-name=(string)OPUS"),
+            "{caps}"
+        );
     }
 }

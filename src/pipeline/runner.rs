@@ -170,12 +170,7 @@ impl Pipeline {
     fn restart(&mut self) -> Result<(), PipelineError> {
         self.shared.flowing.store(false, Ordering::Release);
         self.ask_at = None;
-        self.chain = Chain::start(
-            &self.description,
-            &self.caps,
-            &self.settings,
-            &self.shared,
-        )?;
+        self.chain = Chain::start(&self.description, &self.caps, &self.settings, &self.shared)?;
         Ok(())
     }
 
@@ -320,9 +315,10 @@ impl Chain {
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        // GStreamer defines going down to NULL as always succeeding.
-        let _ = self.pipeline.set_state(gst::State::Null);
-        let _ = self.end.set_active(false);
+        let stopped = self.pipeline.set_state(gst::State::Null).is_ok();
+        if !stopped || self.end.set_active(false).is_err() {
+            tracing::warn!("a pipeline did not stop in order");
+        }
         if let Some(bus) = self.pipeline.bus() {
             bus.unset_sync_handler();
         }
@@ -354,7 +350,11 @@ impl Shared {
     }
 
     /// Takes a buffer of the mux.
-    fn take(&self, pad: &gst::Pad, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn take(
+        &self,
+        pad: &gst::Pad,
+        buffer: gst::Buffer,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let output = if buffer.flags().contains(gst::BufferFlags::HEADER) {
             init_segment(pad, buffer)
         } else {
@@ -447,7 +447,9 @@ fn init_segment(pad: &gst::Pad, buffer: gst::Buffer) -> Option<Output> {
         codecs: structure.get("codecs").ok()?,
         timescale: structure.get("timescale").ok()?,
         resolution: size("width").zip(size("height")),
-        channels: size("channels").and_then(|c| u8::try_from(c).ok()).unwrap_or(0),
+        channels: size("channels")
+            .and_then(|c| u8::try_from(c).ok())
+            .unwrap_or(0),
     }))
 }
 
@@ -467,7 +469,9 @@ fn part(buffer: gst::Buffer) -> Option<Output> {
 
 /// The buffer's memory, without a copy.
 fn bytes(buffer: gst::Buffer) -> Option<Bytes> {
-    Some(Bytes::from_owner(buffer.into_mapped_buffer_readable().ok()?))
+    Some(Bytes::from_owner(
+        buffer.into_mapped_buffer_readable().ok()?,
+    ))
 }
 
 fn nanoseconds(d: Duration) -> u64 {

@@ -96,7 +96,10 @@ pub(crate) fn read_parts(parts: &[Part], track_id: u32) -> Vec<Sample> {
             if part.discontinuity {
                 assert!(part.starts_segment);
             } else {
-                assert_eq!(part.decode_time, end, "tfdt goes on where the part before ended");
+                assert_eq!(
+                    part.decode_time, end,
+                    "tfdt goes on where the part before ended"
+                );
             }
         } else {
             assert!(part.starts_segment && part.discontinuity && part.independent);

@@ -62,7 +62,10 @@ fn all_missing_elements_are_told_at_once() {
         panic!("{error}");
     };
     let names: Vec<_> = missing.iter().map(|m| m.element.as_str()).collect();
-    assert_eq!(names, ["anothermissing", "nosuchparse", "nosuchtimestamper"]);
+    assert_eq!(
+        names,
+        ["anothermissing", "nosuchparse", "nosuchtimestamper"]
+    );
     assert!(error.to_string().contains("nosuchparse"), "{error}");
 }
 
@@ -70,7 +73,10 @@ fn all_missing_elements_are_told_at_once() {
 fn wrong_texts_are_told_with_file_and_cause() {
     for (text, cause) in [
         ("rtpopusdepay colour=red ! whipgatemux name=mux", "colour"),
-        ("rtpopusdepay ! whipgatemux name=mux timescale=much", "timescale"),
+        (
+            "rtpopusdepay ! whipgatemux name=mux timescale=much",
+            "timescale",
+        ),
         ("rtpopusdepay ! ! whipgatemux name=mux", "syntax"),
         ("rtpopusdepay ! fakesink name=mux", "whipgatemux name=mux"),
         ("rtpopusdepay ! whipgatemux", "whipgatemux name=mux"),
@@ -84,7 +90,10 @@ fn wrong_texts_are_told_with_file_and_cause() {
             Err(error) => {
                 let message = error.to_string();
                 assert!(message.contains("opus.launch"), "{text:?}: {message}");
-                assert!(message.to_lowercase().contains(cause), "{text:?}: {message}");
+                assert!(
+                    message.to_lowercase().contains(cause),
+                    "{text:?}: {message}"
+                );
             }
         }
     }
@@ -97,7 +106,10 @@ fn directories_that_cannot_be_what_was_meant_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("h246.launch"), "identity").unwrap();
     let error = Pipelines::load(Some(dir.path())).unwrap_err();
-    assert!(matches!(error, PipelineError::UnknownFile { .. }), "{error}");
+    assert!(
+        matches!(error, PipelineError::UnknownFile { .. }),
+        "{error}"
+    );
 }
 
 /// Damages packets in every way a network or a bad publisher might.
@@ -192,7 +204,13 @@ fn a_panicking_receiver_ends_its_own_pipeline_only() {
 #[test]
 fn a_panicking_element_ends_its_own_pipeline_only() {
     whipgate::pipeline::init().unwrap();
-    gst::Element::register(None, "panicafter", gst::Rank::NONE, PanicAfter::static_type()).unwrap();
+    gst::Element::register(
+        None,
+        "panicafter",
+        gst::Rank::NONE,
+        PanicAfter::static_type(),
+    )
+    .unwrap();
     let pipelines = load(
         Codec::Opus,
         "rtpopusdepay ! panicafter ! whipgatemux name=mux",
@@ -242,7 +260,7 @@ proptest! {
     ) {
         let pipelines = Pipelines::load(None).unwrap();
         let media = media::opus(1);
-        let mut track = media.track.clone();
+        let mut track = media.track;
         track.codec = codec;
         track.clock_rate = codec.clock_rate();
         let mut pipeline = pipelines.start(&track, &SETTINGS, |_| {}).unwrap();

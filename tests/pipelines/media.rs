@@ -1,5 +1,14 @@
 //! Real RTP, made by GStreamer's encoders and payloaders.
 
+// Each user needs another half of it, and what is parsed here is no pipeline of the gateway.
+#![allow(
+    dead_code,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods
+)]
+
 use bytes::Bytes;
 use gstreamer::{self as gst, prelude::*};
 use gstreamer_app as gst_app;
@@ -51,7 +60,11 @@ impl Video {
                 "x264enc speed-preset=ultrafast bframes={b_frames} key-int-max={keyframes} \
                  option-string=scenecut=0:open-gop=0 threads=1 \
                  ! video/x-h264,profile={} ! rtph264pay config-interval=-1 mtu=1200",
-                if b_frames > 0 { "main" } else { "constrained-baseline" },
+                if b_frames > 0 {
+                    "main"
+                } else {
+                    "constrained-baseline"
+                },
             ),
             Codec::H265 => format!(
                 "x265enc speed-preset=ultrafast key-int-max={keyframes} \

@@ -39,7 +39,11 @@ fn check_video(media: &Media, frames: usize) -> (String, Vec<Part>) {
     assert_eq!(samples.len(), frames);
     let mut times: Vec<_> = samples.iter().map(|s| s.presentation_time).collect();
     times.sort_unstable();
-    assert_eq!(times, presentation_times(media), "presentation times are exact");
+    assert_eq!(
+        times,
+        presentation_times(media),
+        "presentation times are exact"
+    );
     check_part_durations(parts, 18_000);
     for part in parts.iter().filter(|p| p.starts_segment) {
         assert!(part.independent, "segments start with keyframes");
@@ -67,7 +71,12 @@ fn h264() {
     let (codecs, parts) = check_video(&media, 130);
     assert!(codecs.starts_with("avc1.42c0"), "{codecs}");
     assert_eq!(segments(&parts), [180_000, 180_000]);
-    assert!(parts.iter().take(20).all(|p| p.duration == 18_000 && p.samples == 6));
+    assert!(
+        parts
+            .iter()
+            .take(20)
+            .all(|p| p.duration == 18_000 && p.samples == 6)
+    );
 }
 
 #[test]
@@ -116,10 +125,13 @@ fn vp9() {
 #[test]
 fn opus() {
     let media = media::opus(230);
-    let collected = run(&media, &Settings {
-        track_id: 2,
-        ..SETTINGS
-    });
+    let collected = run(
+        &media,
+        &Settings {
+            track_id: 2,
+            ..SETTINGS
+        },
+    );
     let (init, parts) = collected.single();
     assert_eq!((init.timescale, init.channels), (48_000, 2));
     assert_eq!(init.codecs, "opus");
@@ -128,7 +140,10 @@ fn opus() {
     let samples = read_parts(parts, 2);
     assert_eq!(samples.len(), media.packets.len());
     let durations: Vec<_> = samples.iter().map(|s| s.duration).collect();
-    assert!(samples.iter().all(|s| s.duration == 960 && s.sync), "{durations:?}");
+    assert!(
+        samples.iter().all(|s| s.duration == 960 && s.sync),
+        "{durations:?}"
+    );
     assert!(parts.iter().all(|p| p.independent));
     check_part_durations(parts, 9600);
     assert_eq!(segments(parts), [96_000, 96_000]);
@@ -171,7 +186,11 @@ fn a_change_of_resolution_makes_a_new_initialization_segment() {
         }
         let ends = collected.pieces[0].1.last().unwrap();
         let goes_on = collected.pieces[1].1.first().unwrap();
-        assert_eq!(ends.decode_time + ends.duration, goes_on.decode_time, "{codec}");
+        assert_eq!(
+            ends.decode_time + ends.duration,
+            goes_on.decode_time,
+            "{codec}"
+        );
     }
 }
 
@@ -304,7 +323,11 @@ fn an_idle_end_of_a_part_puts_everything_out_and_goes_on() {
     let samples = read_parts(parts, 1);
     assert_eq!(samples.len(), 60);
     let after = samples[30].presentation_time - samples[29].presentation_time;
-    assert_eq!(after, 3000 + 135_000, "the pause is in the presentation times");
+    assert_eq!(
+        after,
+        3000 + 135_000,
+        "the pause is in the presentation times"
+    );
     assert_eq!(decode(init, parts), 60);
 }
 
@@ -354,7 +377,11 @@ fn capture_jitter_does_not_make_parts_too_long() {
         *pts += jitter[picture % jitter.len()] * 1_000_000;
     }
     let (_, parts) = check_video(&media, 300);
-    assert!(segments(&parts).iter().all(|l| (179_000..181_000).contains(l)));
+    assert!(
+        segments(&parts)
+            .iter()
+            .all(|l| (179_000..181_000).contains(l))
+    );
 }
 
 #[test]
@@ -382,11 +409,14 @@ fn other_part_and_segment_durations() {
         ..Video::new(Codec::H264, 300)
     }
     .make();
-    let collected = run(&media, &Settings {
-        part_duration: Duration::from_millis(500),
-        segment_duration: Duration::from_secs(4),
-        track_id: 7,
-    });
+    let collected = run(
+        &media,
+        &Settings {
+            part_duration: Duration::from_millis(500),
+            segment_duration: Duration::from_secs(4),
+            track_id: 7,
+        },
+    );
     let (_, parts) = collected.single();
     read_parts(parts, 7);
     check_part_durations(parts, 45_000);

@@ -46,7 +46,11 @@ impl<'a> Bits<'a> {
         while !self.flag()? {
             zeros += 1;
         }
-        if zeros < 32 { self.skip(zeros) } else { Some(()) }
+        if zeros < 32 {
+            self.skip(zeros)
+        } else {
+            Some(())
+        }
     }
 }
 

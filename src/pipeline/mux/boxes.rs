@@ -124,7 +124,8 @@ pub(crate) fn part<P>(
     }
     bytes.clear();
     moof.encode(&mut bytes)?;
-    let size = u32::try_from(payload + 8).map_err(|_| mp4_atom::Error::TooLarge(mp4_atom::Mdat::KIND))?;
+    let size =
+        u32::try_from(payload + 8).map_err(|_| mp4_atom::Error::TooLarge(mp4_atom::Mdat::KIND))?;
     bytes.extend_from_slice(&size.to_be_bytes());
     bytes.extend_from_slice(b"mdat");
     for sample in &fragment.samples {

@@ -47,8 +47,14 @@ pub(crate) enum FormatError {
 /// How to read the access units that belong to some caps.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    H264 { length_size: usize, format: TrackFormat },
-    H265 { length_size: usize, format: TrackFormat },
+    H264 {
+        length_size: usize,
+        format: TrackFormat,
+    },
+    H265 {
+        length_size: usize,
+        format: TrackFormat,
+    },
     Av1,
     Vp9,
     Opus,
@@ -162,10 +168,7 @@ fn h265(caps: &gst::CapsRef, structure: &gst::StructureRef) -> Result<Input, For
     })
 }
 
-fn codec_data(
-    caps: &gst::CapsRef,
-    structure: &gst::StructureRef,
-) -> Result<Vec<u8>, FormatError> {
+fn codec_data(caps: &gst::CapsRef, structure: &gst::StructureRef) -> Result<Vec<u8>, FormatError> {
     structure
         .get::<gst::Buffer>("codec_data")
         .ok()
@@ -209,10 +212,7 @@ impl Picture {
             width: size("width")?,
             height: size("height")?,
             pixel_aspect_ratio,
-            colr: structure
-                .get::<&str>("colorimetry")
-                .ok()
-                .and_then(colour),
+            colr: structure.get::<&str>("colorimetry").ok().and_then(colour),
         })
     }
 

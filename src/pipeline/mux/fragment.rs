@@ -238,8 +238,7 @@ impl<P> Fragmenter<P> {
         }
         let next = self.pending(unit, decision.decode_time);
         let last = std::mem::replace(&mut open.last, next);
-        open.samples
-            .push(last.complete(decision.decode_time));
+        open.samples.push(last.complete(decision.decode_time));
         if let Some(boundary) = decision.here {
             emit(
                 std::mem::take(&mut open.samples),
@@ -366,8 +365,7 @@ fn emit<P>(
 
 /// Nanoseconds in ticks, rounded to the nearest.
 pub(crate) fn ticks(ns: i64, timescale: u32) -> i64 {
-    let ticks =
-        (i128::from(ns) * i128::from(timescale) + 500_000_000).div_euclid(1_000_000_000);
+    let ticks = (i128::from(ns) * i128::from(timescale) + 500_000_000).div_euclid(1_000_000_000);
     i64::try_from(ticks).unwrap_or(0)
 }
 

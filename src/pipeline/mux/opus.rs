@@ -63,13 +63,13 @@ mod tests {
     fn durations_follow_the_table_of_contents_byte() {
         for (packet, duration) in [
             (&[0x78, 0][..], Some(960)),
-            (&[0xf8], Some(960)),          // CELT fullband 20 ms, one frame
-            (&[0xe0], Some(120)),          // CELT 2.5 ms
-            (&[0xf9], Some(1920)),         // two frames
-            (&[0x18], Some(2880)),         // SILK 60 ms
-            (&[0xfb, 0x03], Some(2880)),   // three frames
-            (&[0xfb, 0x00], None),         // no frame at all
-            (&[0x1b, 0x3f], None),         // 63 x 60 ms
+            (&[0xf8], Some(960)),        // CELT fullband 20 ms, one frame
+            (&[0xe0], Some(120)),        // CELT 2.5 ms
+            (&[0xf9], Some(1920)),       // two frames
+            (&[0x18], Some(2880)),       // SILK 60 ms
+            (&[0xfb, 0x03], Some(2880)), // three frames
+            (&[0xfb, 0x00], None),       // no frame at all
+            (&[0x1b, 0x3f], None),       // 63 x 60 ms
             (&[0xfb], None),
             (&[], None),
         ] {

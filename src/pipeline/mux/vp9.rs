@@ -1,6 +1,6 @@
 //! What the mux must know of a VP9 bitstream: the uncompressed header of keyframes (VP9 bitstream section 6.2).
 
-use mp4_atom::{VpcC, Vp09};
+use mp4_atom::{Vp09, VpcC};
 
 use super::{
     bits::Bits,
@@ -23,10 +23,7 @@ pub(super) fn format(frame: &[u8]) -> Option<TrackFormat> {
         _ => (2, 2, 2),
     };
     Some(TrackFormat {
-        codecs: format!(
-            "vp09.{:02}.{level:02}.{:02}",
-            key.profile, key.bit_depth
-        ),
+        codecs: format!("vp09.{:02}.{level:02}.{:02}", key.profile, key.bit_depth),
         resolution: Some((key.width, key.height)),
         channels: 0,
         pixel_aspect_ratio: (1, 1),
@@ -96,16 +93,19 @@ impl Keyframe {
             (true, 3)
         } else {
             let full_range = bits.flag()?;
-            (full_range, if odd_profile {
-                match (bits.flag()?, bits.flag()?) {
-                    (true, false) => 2,
-                    (false, false) => 3,
-                    // 4:4:0 has no value of its own.
-                    _ => 1,
-                }
-            } else {
-                1
-            })
+            (
+                full_range,
+                if odd_profile {
+                    match (bits.flag()?, bits.flag()?) {
+                        (true, false) => 2,
+                        (false, false) => 3,
+                        // 4:4:0 has no value of its own.
+                        _ => 1,
+                    }
+                } else {
+                    1
+                },
+            )
         };
         if odd_profile {
             bits.skip(1)?;
