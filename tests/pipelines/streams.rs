@@ -107,6 +107,24 @@ fn h265() {
 }
 
 #[test]
+fn h265_with_b_frames() {
+    let media = Video {
+        b_frames: 2,
+        ..Video::new(Codec::H265, 130)
+    }
+    .make();
+    let (_, parts) = check_video(&media, 130);
+    let samples = read_parts(&parts, 1);
+    assert!(
+        samples
+            .iter()
+            .any(|s| s.presentation_time > s.decode_time as i64 + 3000),
+        "the stream does reorder pictures"
+    );
+    assert_eq!(segments(&parts), [180_000, 180_000]);
+}
+
+#[test]
 fn av1() {
     let media = Video::new(Codec::Av1, 130).make();
     let (codecs, parts) = check_video(&media, 130);
