@@ -1,0 +1,150 @@
+//! What each subcommand does. Part of the binary.
+
+use std::{
+    io::{self, Write},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use whipgate::{
+    config::{self, Config, ConfigError, Sources},
+    gateway::Gateway,
+    pipeline::{PipelineError, Pipelines},
+    recording::{self, Outcome},
+    telemetry::{self, TelemetryError},
+};
+
+use crate::{Arguments, Command, doctor};
+
+/// Runs the command and returns the exit code of one that could be run.
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let command = arguments.command.unwrap_or(Command::Serve);
+    if matches!(command, Command::PrintDefaultConfig) {
+        print(config::EXAMPLE)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::load(&Sources::of_process(arguments.config, arguments.set))?;
+    telemetry::parse_filter(&config.log.filter)?;
+    match command {
+        Command::Serve => serve(config)?,
+        Command::CheckConfig => check_config(&config)?,
+        Command::Doctor => return doctor(&config),
+        Command::Repair { path } => return repair(&config, path),
+        Command::PrintDefaultConfig => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the fault is the configuration's, for the exit code.
+pub(crate) fn is_configuration(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<ConfigError>() || cause.is::<PipelineError>() || cause.is::<TelemetryError>()
+    })
+}
+
+/// Writes an error with its causes to standard error.
+pub(crate) fn complain(error: &anyhow::Error) {
+    // If standard error is gone, the exit code remains.
+    drop(writeln!(io::stderr(), "whipgate: {error:#}"));
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads has read enough: `whipgate doctor | head -1`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("cannot write to standard output"),
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    telemetry::init(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let gateway = Gateway::load(config).await?;
+        print(&banner(gateway.scheme(), gateway.http_address()))?;
+        gateway.run().await?;
+        Ok(())
+    })
+}
+
+/// What a newcomer pastes where.
+fn banner(scheme: &str, listen: SocketAddr) -> String {
+    let base = format!("{scheme}://{}", reachable(listen));
+    format!(
+        "whipgate {} is ready. Replace demo with any name.\n\
+         \x20 OBS      {base}/whip/demo    (Settings, Stream, Service: WHIP, Server)\n\
+         \x20 Publish  {base}/publish/demo    (from a browser)\n\
+         \x20 Watch    {base}/watch/demo\n\
+         \x20 Console  {base}/\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// An address to type: for "all addresses", the one that this machine would use towards others.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    if !listen.ip().is_unspecified() {
+        return listen;
+    }
+    // Connecting a UDP socket sends nothing; it only makes the kernel choose a source address.
+    let outward = || -> io::Result<IpAddr> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect("192.0.2.1:9")?;
+        Ok(socket.local_addr()?.ip())
+    };
+    let ip = outward().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    SocketAddr::new(ip, listen.port())
+}
+
+fn check_config(config: &Config) -> anyhow::Result<()> {
+    let pipelines = Pipelines::load(config.pipelines.dir.as_deref())?;
+    let mut text = "The configuration is valid.\n".to_owned();
+    for (codec, origin) in pipelines.origins() {
+        text.push_str(&format!("pipeline {codec}: {origin}\n"));
+    }
+    print(&text)
+}
+
+fn doctor(config: &Config) -> anyhow::Result<ExitCode> {
+    let findings = doctor::examine(config);
+    let text: String = findings.iter().map(ToString::to_string).collect();
+    print(&text)?;
+    let failed = findings
+        .iter()
+        .any(|finding| finding.level == doctor::Level::Fail);
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+fn repair(config: &Config, path: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let path = path.unwrap_or_else(|| config.storage.data_dir.join("recordings"));
+    let reports = recording::repair_path(&path)?;
+    let mut text = String::new();
+    let mut failed = false;
+    for report in &reports {
+        let outcome = match &report.outcome {
+            Outcome::Repaired { duration, cut } => format!(
+                "repaired, {} long, {cut} bytes of an unfinished part cut off",
+                humantime::format_duration(std::time::Duration::from_millis(
+                    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+                ))
+            ),
+            Outcome::Empty => "left as it is: there is nothing to play in it".to_owned(),
+            Outcome::Failed(error) => {
+                failed = true;
+                format!("left as it is: {error}")
+            }
+            _ => "left as it is".to_owned(),
+        };
+        text.push_str(&format!("{}: {outcome}\n", report.path.display()));
+    }
+    if reports.is_empty() {
+        text = format!("{}: nothing to repair\n", path.display());
+    }
+    print(&text)?;
+    Ok(ExitCode::from(u8::from(failed)))
+}

@@ -1,0 +1,78 @@
+//! Low-latency HLS (RFC 8216bis) of one session: the media of its renditions while it is in reach of viewers, the
+//! playlists over it, and the requests that wait for what comes next. Knows neither HTTP nor where media comes from.
+//!
+//! A media worker pushes init segments and parts into a [`Stream`]; readers ask the same handle for playlists and
+//! media. Each playlist is rendered once per state, when the first reader asks for that state, and shared by all.
+//! Parts live in memory while they are young; older ones are read back from the recording, once it has said where they
+//! are ([`Stream::offload`]).
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `stream` | the handle and what producers do |
+//! | `reader` | what readers do, and waiting |
+//! | `rendition`, `segment` | parts become segments; the sliding window |
+//! | `alignment` | discontinuities over all renditions |
+//! | `playlist`, `multivariant` | texts, pure |
+//! | `name`, `directives` | names and queries, pure |
+
+mod alignment;
+mod bitrate;
+mod directives;
+mod document;
+mod error;
+mod multivariant;
+mod name;
+mod playlist;
+mod reader;
+mod rendition;
+mod segment;
+mod status;
+mod stream;
+
+use std::time::Duration;
+
+pub use directives::BlockingReload;
+pub use document::{Chunk, Document, Resource};
+pub use error::HlsError;
+pub use name::{Item, Name, StreamKey};
+pub use status::{RenditionStatus, State, Status};
+pub use stream::{PartKey, Stream};
+
+/// How a [`Stream`] is cut, kept and waited for. Fixed for its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Nominal part duration, the least that `PART-TARGET` says.
+    pub part_duration: Duration,
+    /// Nominal segment duration; `EXT-X-TARGETDURATION` is this, rounded up to seconds.
+    pub segment_duration: Duration,
+    /// How much complete media the playlists list at least; never less than three target durations.
+    pub window: Duration,
+    /// How many requests may be blocked at once.
+    pub max_waiters: usize,
+    /// How long the multivariant playlist waits for the tracks that are missing once the first one is there.
+    pub join_wait: Duration,
+    /// How long a request waits for a stream that is just starting.
+    pub start_wait: Duration,
+}
+
+impl Settings {
+    /// `EXT-X-TARGETDURATION` in seconds, the same in every rendition (RFC 8216bis section 6.2.4).
+    pub fn target_duration(&self) -> u64 {
+        let whole = self.segment_duration.as_secs();
+        let rounded = whole + u64::from(self.segment_duration.subsec_nanos() > 0);
+        rounded.max(1)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            part_duration: Duration::from_millis(200),
+            segment_duration: Duration::from_secs(2),
+            window: Duration::from_secs(30),
+            max_waiters: 1000,
+            join_wait: Duration::from_secs(2),
+            start_wait: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The readers' side of a stream: playlists and media, and waiting for those that are to come (RFC 8216bis sections
+//! 6.2.5 and 6.2.6).
+//!
+//! Every wait has an end, counts against [`Settings::max_waiters`](super::Settings::max_waiters) while it lasts, and
+//! leaves nothing behind when its future is dropped.
+
+use std::{
+    cmp::Ordering,
+    sync::{Arc, atomic},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    BlockingReload, Document, HlsError, Item, Name, Resource, Stream,
+    rendition::Rendition,
+    stream::{Shared, State},
+};
+
+/// What a look at the state came to.
+enum Step<T> {
+    Done(Result<T, HlsError>),
+    /// Look again when this is told, or at that time at the latest.
+    Wait(watch::Receiver<()>, Option<Instant>),
+}
+
+/// What happens when the time is over.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// The stream is starting: say so.
+    Start,
+    /// The same, and its first segment has to be completed.
+    Segment,
+    /// Three target durations (section 6.2.5.2).
+    Media,
+}
+
+impl Stream {
+    /// The multivariant playlist. Waits for a stream that is starting, [`Settings::start_wait`](super::Settings) at
+    /// most.
+    ///
+    /// # Errors
+    /// [`HlsError::NotReady`] while no rendition has media, [`HlsError::NotFound`] if the stream ended like that,
+    /// [`HlsError::Overloaded`].
+    pub async fn multivariant(&self) -> Result<Arc<Document>, HlsError> {
+        let shared = &*self.0;
+        self.wait_for(Patience::Start, |state, now| {
+            if state.ended {
+                return Step::Done(state.multivariant(&shared.key).ok_or(HlsError::NotFound));
+            }
+            let missing = state
+                .renditions
+                .iter()
+                .any(|r| r.expected && !r.has_media());
+            let last_chance = state.first_media.map(|at| at + shared.settings.join_wait);
+            if missing && last_chance.is_none_or(|at| now < at) {
+                return Step::Wait(shared.structure_changed.subscribe(), last_chance);
+            }
+            match state.multivariant(&shared.key) {
+                Some(document) => Step::Done(Ok(document)),
+                None => Step::Wait(shared.structure_changed.subscribe(), None),
+            }
+        })
+        .await
+    }
+
+    /// The media playlist of a rendition, as it is or when it has what `reload` asks for.
+    ///
+    /// Without a segment number in `reload` this is the playlist as it is, but never one without a complete segment:
+    /// players that know no parts take that for an error, and hls.js gives the stream up over it. So the first of
+    /// such requests wait for the first segment; one that asks for part 0 of segment 0 need not.
+    ///
+    /// # Errors
+    /// [`HlsError::NotFound`] for an unknown rendition, [`HlsError::BadRequest`] for media too far ahead,
+    /// [`HlsError::Timeout`] if it does not come, [`HlsError::NotReady`] while the stream is starting,
+    /// [`HlsError::Overloaded`].
+    pub async fn media_playlist(
+        &self,
+        rendition: &str,
+        reload: BlockingReload,
+    ) -> Result<Arc<Document>, HlsError> {
+        let shared = &*self.0;
+        let patience = match reload.msn {
+            Some(_) => Patience::Media,
+            None => Patience::Segment,
+        };
+        self.wait_for(patience, |state, _| {
+            let index = match find(state, rendition, shared) {
+                Ok(index) => index,
+                Err(step) => return step,
+            };
+            let found = &state.renditions[index];
+            let ready = match reload.msn {
+                _ if state.ended => found.has_media().then_some(()).ok_or(HlsError::NotFound),
+                Some(msn) => match is_there(found, msn, reload.part) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => return Step::Wait(found.changed.subscribe(), None),
+                    Err(error) => Err(error),
+                },
+                None if found.has_segment() => Ok(()),
+                None => return Step::Wait(found.changed.subscribe(), None),
+            };
+            let skip = reload.skip && !state.ended;
+            Step::Done(ready.map(|()| state.media_playlist(index, &shared.key, skip)))
+        })
+        .await
+    }
+
+    /// An init segment, segment or part by its name in the playlist of a rendition. A part that is hinted is waited for.
+    ///
+    /// # Errors
+    /// [`HlsError::NotFound`] at once for whatever is neither listed (or was until a while ago) nor hinted, and for a
+    /// hinted part that never comes because the stream ends; [`HlsError::Timeout`] if it does not come in time;
+    /// [`HlsError::Overloaded`].
+    pub async fn resource(&self, rendition: &str, name: &str) -> Result<Resource, HlsError> {
+        let shared = &*self.0;
+        let item = Name::parse(name)
+            .filter(|name| name.key == shared.key.as_str())
+            .ok_or(HlsError::NotFound)?
+            .item;
+        self.wait_for(Patience::Media, |state, now| {
+            let found = state.renditions.iter().find(|r| r.name == rendition);
+            let Some(found) = found else {
+                return Step::Done(Err(HlsError::NotFound));
+            };
+            let chunks = match item {
+                Item::Init(number) => found.init_chunk(number).map(|chunk| vec![chunk]),
+                Item::Segment(msn) => found.segment_chunks(msn, now),
+                Item::Part(number)
+                    if number == found.next_part() && found.has_media() && !state.ended =>
+                {
+                    return Step::Wait(found.changed.subscribe(), None);
+                }
+                Item::Part(number) => found.part_chunk(number, now).map(|chunk| vec![chunk]),
+            };
+            Step::Done(
+                chunks
+                    .map(|chunks| Resource::new(name, found.kind, chunks))
+                    .ok_or(HlsError::NotFound),
+            )
+        })
+        .await
+    }
+
+    /// Looks, and looks again after each change, until there is an answer or the time is over.
+    async fn wait_for<T>(
+        &self,
+        patience: Patience,
+        mut look: impl FnMut(&mut State, Instant) -> Step<T>,
+    ) -> Result<T, HlsError> {
+        let shared = &*self.0;
+        let mut waiter = None;
+        let mut deadline = None;
+        loop {
+            let now = Instant::now();
+            // Subscribed while the state is locked, so that no change after it is missed.
+            let (mut changed, recheck) = match look(&mut shared.lock(), now) {
+                Step::Done(result) => return result,
+                Step::Wait(changed, recheck) => (changed, recheck),
+            };
+            let deadline = *deadline.get_or_insert_with(|| now + patience.limit(shared));
+            if now >= deadline {
+                return Err(patience.error());
+            }
+            if waiter.is_none() {
+                waiter = Some(Waiter::enter(shared)?);
+            }
+            let until = recheck.map_or(deadline, |at| at.min(deadline));
+            // Over or told, the next look decides.
+            drop(timeout_at(until, changed.changed()).await);
+        }
+    }
+}
+
+impl Patience {
+    fn limit(self, shared: &Shared) -> Duration {
+        match self {
+            Self::Start => shared.settings.start_wait,
+            Self::Segment => {
+                shared.settings.start_wait + Duration::from_secs(shared.settings.target_duration())
+            }
+            Self::Media => Duration::from_secs(3 * shared.settings.target_duration()),
+        }
+    }
+
+    fn error(self) -> HlsError {
+        match self {
+            Self::Start | Self::Segment => HlsError::NotReady {
+                retry_after: Duration::from_secs(1),
+            },
+            Self::Media => HlsError::Timeout,
+        }
+    }
+}
+
+/// The rendition of that name; none of that name is an error, unless the stream does not know its tracks yet.
+fn find<T>(state: &State, name: &str, shared: &Shared) -> Result<usize, Step<T>> {
+    let found = state.renditions.iter().position(|r| r.name == name);
+    found.ok_or_else(|| {
+        if state.renditions.is_empty() && !state.ended && matches!(name, "video" | "audio") {
+            Step::Wait(shared.structure_changed.subscribe(), None)
+        } else {
+            Step::Done(Err(HlsError::NotFound))
+        }
+    })
+}
+
+/// Whether the playlist has what a blocking reload asks for (section 6.2.5.2).
+fn is_there(rendition: &Rendition, msn: u64, part: Option<u64>) -> Result<bool, HlsError> {
+    let next = rendition.next_msn();
+    // The last segment is the one before `next`, and two more may be asked for.
+    if msn > next + 1 {
+        return Err(HlsError::BadRequest(format!(
+            "_HLS_msn={msn} is more than two segments ahead"
+        )));
+    }
+    let Some(part) = part else {
+        return Ok(msn < next);
+    };
+    let ahead = match msn.cmp(&next) {
+        Ordering::Less => 0,
+        Ordering::Equal => part.saturating_sub(rendition.open_parts()),
+        Ordering::Greater => part,
+    };
+    if ahead >= advance_part_limit(rendition.part_target()) {
+        return Err(HlsError::BadRequest(format!(
+            "_HLS_part={part} is too far ahead"
+        )));
+    }
+    // A part past the end of its segment is the first of the next one, so any later part answers for it.
+    Ok(rendition.edge().is_some_and(|edge| edge >= (msn, part)))
+}
+
+/// How many parts ahead a client may ask for.
+fn advance_part_limit(part_target: Duration) -> u64 {
+    if part_target < Duration::from_secs(1) {
+        let limit = 3_000_000_000 / part_target.as_nanos().max(1);
+        u64::try_from(limit).unwrap_or(u64::MAX)
+    } else {
+        3
+    }
+}
+
+/// A place among those who wait, given back when dropped.
+struct Waiter<'a>(&'a Shared);
+
+impl<'a> Waiter<'a> {
+    fn enter(shared: &'a Shared) -> Result<Self, HlsError> {
+        let limit = shared.settings.max_waiters;
+        shared
+            .waiters
+            .try_update(
+                atomic::Ordering::Relaxed,
+                atomic::Ordering::Relaxed,
+                |waiting| (waiting < limit).then_some(waiting + 1),
+            )
+            .map(|_| Self(shared))
+            .map_err(|_| HlsError::Overloaded {
+                retry_after: Duration::from_secs(1),
+            })
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, atomic::Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,380 @@
+//! The handle of a stream and its producers' side: short, synchronous calls from a media worker thread. What readers do
+//! is in `reader`.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Settings, Status, StreamKey,
+    alignment::Alignment,
+    document::Document,
+    multivariant::{AudioRendition, Multivariant, Variant},
+    rendition::Rendition,
+    status::{self, RenditionStatus},
+};
+use crate::media::{FileRange, InitSegment, MediaKind, Part};
+
+/// The low-latency HLS of a session, over all the publications that continue each other. A handle: cloning is cheap and
+/// every clone means the same stream.
+#[derive(Clone, Debug)]
+pub struct Stream(pub(super) Arc<Shared>);
+
+/// Names a part towards the stream it was pushed into, to say later where it is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartKey(u64);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) key: StreamKey,
+    pub(super) waiters: AtomicUsize,
+    /// Told when renditions come, start, or end.
+    pub(super) structure_changed: watch::Sender<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) renditions: Vec<Rendition>,
+    pub(super) ended: bool,
+    /// When the first rendition had media.
+    pub(super) first_media: Option<Instant>,
+    alignment: Alignment,
+    /// Counts changes of anything that a media playlist shows.
+    version: u64,
+    /// Counts changes of anything that the multivariant playlist shows.
+    outline: u64,
+    multivariant: Option<(u64, Arc<Document>)>,
+}
+
+impl Stream {
+    /// A stream without renditions, under a key of its own.
+    pub fn new(settings: Settings) -> Self {
+        Self::with_key(settings, StreamKey::now())
+    }
+
+    /// A stream whose names carry this key: no other stream under the same URL may ever have had it.
+    pub fn with_key(settings: Settings, key: StreamKey) -> Self {
+        Self(Arc::new(Shared {
+            settings,
+            key,
+            waiters: AtomicUsize::new(0),
+            structure_changed: watch::Sender::new(()),
+            state: Mutex::default(),
+        }))
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// Announces the tracks of the publication that begins. The multivariant playlist lists exactly these, and waits for
+    /// all of them to have media, at most [`Settings::join_wait`] longer than for the first.
+    pub fn expect(&self, kinds: &[MediaKind]) {
+        let mut state = self.0.lock();
+        for rendition in &mut state.renditions {
+            rendition.expected = kinds.contains(&rendition.kind);
+        }
+        for kind in kinds {
+            state.rendition_mut(*kind, &self.0.settings);
+        }
+        state.outline += 1;
+        drop(state);
+        self.0.structure_changed.send_replace(());
+    }
+
+    /// Gives the init segment of the parts to come. Another one than before makes the next part a discontinuity; the
+    /// same again changes nothing.
+    pub fn push_init(&self, kind: MediaKind, init: InitSegment) {
+        let mut state = self.0.lock();
+        if state.rendition_mut(kind, &self.0.settings).push_init(init) {
+            state.outline += 1;
+        }
+    }
+
+    /// Publishes the next part of a track: it is listed, and whoever waits for it is answered.
+    ///
+    /// `program_date_time` is the wall-clock time of the part's earliest sample, by one clock for all tracks. A part
+    /// without an init segment before it, or after [`Self::end`], is dropped: `None`.
+    pub fn push_part(
+        &self,
+        kind: MediaKind,
+        part: Part,
+        program_date_time: SystemTime,
+    ) -> Option<PartKey> {
+        let now = Instant::now();
+        let mut guard = self.0.lock();
+        let state = &mut *guard;
+        if state.ended {
+            return None;
+        }
+        let index = state.index_of(kind, &self.0.settings);
+        let rendition = &mut state.renditions[index];
+        let started = !rendition.has_media();
+        let target = rendition.part_target();
+        let pushed = rendition.push_part(part, program_date_time, &mut state.alignment, now);
+        let Some(pushed) = pushed else {
+            tracing::debug!(%kind, "dropping a part that has no init segment");
+            return None;
+        };
+        if rendition.part_target() > target {
+            tracing::warn!(
+                %kind,
+                part_target = ?rendition.part_target(),
+                "parts are longer than the part duration that is set; PART-TARGET follows them"
+            );
+        }
+        let changed = Arc::clone(&rendition.changed);
+        state.version += 1;
+        if pushed.boundary {
+            state.outline += 1;
+        }
+        if started {
+            state.first_media.get_or_insert(now);
+        }
+        drop(guard);
+        changed.send_replace(());
+        if started {
+            self.0.structure_changed.send_replace(());
+        }
+        Some(PartKey(pushed.number))
+    }
+
+    /// Completes the segment in progress now, because nothing is coming for a while; the next part starts a new one.
+    pub fn complete_segment(&self, kind: MediaKind) {
+        let now = Instant::now();
+        let mut state = self.0.lock();
+        if state.ended {
+            return;
+        }
+        let changed = state
+            .renditions
+            .iter_mut()
+            .find(|r| r.kind == kind)
+            .and_then(|r| r.complete_segment(now).then(|| Arc::clone(&r.changed)));
+        if let Some(changed) = changed {
+            state.version += 1;
+            state.outline += 1;
+            drop(state);
+            changed.send_replace(());
+        }
+    }
+
+    /// Says that a part lies on disk as well, byte for byte (`mfhd.sequence_number` apart, which players do not look at):
+    /// it leaves memory as soon as it is no longer young (listed
+    /// one by one: three target durations), and is read from the file from then on.
+    ///
+    /// `false` if that part is no longer kept, or the length is another.
+    pub fn offload(&self, kind: MediaKind, part: PartKey, range: FileRange) -> bool {
+        let mut state = self.0.lock();
+        let rendition = state.renditions.iter_mut().find(|r| r.kind == kind);
+        rendition.is_some_and(|rendition| rendition.offload(part.0, range))
+    }
+
+    /// Ends the stream: the playlists get `EXT-X-ENDLIST`, everybody who waits is answered, and further parts are
+    /// dropped. What is listed stays available for as long as the handle is kept.
+    pub fn end(&self) {
+        let now = Instant::now();
+        let mut state = self.0.lock();
+        if std::mem::replace(&mut state.ended, true) {
+            return;
+        }
+        state.version += 1;
+        state.outline += 1;
+        let mut changed = Vec::new();
+        for rendition in &mut state.renditions {
+            rendition.complete_segment(now);
+            changed.push(Arc::clone(&rendition.changed));
+        }
+        drop(state);
+        for changed in changed {
+            changed.send_replace(());
+        }
+        self.0.structure_changed.send_replace(());
+    }
+
+    /// The stream at this moment, for operators.
+    pub fn status(&self) -> Status {
+        let state = self.0.lock();
+        let renditions: Vec<_> = state.renditions.iter().map(rendition_status).collect();
+        Status {
+            state: match (state.ended, state.first_media) {
+                (true, _) => status::State::Ended,
+                (false, Some(_)) => status::State::Live,
+                (false, None) => status::State::Starting,
+            },
+            target_duration_seconds: self.0.settings.target_duration(),
+            waiters: self.0.waiters.load(Ordering::Relaxed),
+            memory_bytes: renditions.iter().map(|r| r.memory_bytes).sum(),
+            renditions,
+        }
+    }
+}
+
+impl Shared {
+    /// Held for microseconds only. A panic under it leaves at worst one part out, which is better than a dead stream.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn index_of(&mut self, kind: MediaKind, settings: &Settings) -> usize {
+        let found = self.renditions.iter().position(|r| r.kind == kind);
+        found.unwrap_or_else(|| {
+            self.renditions.push(Rendition::new(kind, settings));
+            self.renditions.len() - 1
+        })
+    }
+
+    fn rendition_mut(&mut self, kind: MediaKind, settings: &Settings) -> &mut Rendition {
+        let index = self.index_of(kind, settings);
+        &mut self.renditions[index]
+    }
+
+    /// `PART-HOLD-BACK`, the same in every rendition: three times the longest part target (RFC 8216bis sections 4.4.3.8
+    /// and 6.2.4).
+    fn part_hold_back(&self) -> Duration {
+        let longest = self.renditions.iter().map(Rendition::part_target).max();
+        3 * longest.unwrap_or_default()
+    }
+
+    /// The media playlist in its present state, rendered if nobody has asked for this state yet.
+    pub(super) fn media_playlist(
+        &mut self,
+        index: usize,
+        key: &StreamKey,
+        skip: bool,
+    ) -> Arc<Document> {
+        let rendition = &self.renditions[index];
+        let cached = if skip {
+            &rendition.delta
+        } else {
+            &rendition.full
+        };
+        if let Some((version, document)) = cached
+            && *version == self.version
+        {
+            return Arc::clone(document);
+        }
+        let others = self.renditions.iter().enumerate();
+        let reports = others
+            .filter(|(other, r)| *other != index && r.expected && !self.ended)
+            .filter_map(|(_, r)| r.report())
+            .collect();
+        let playlist = rendition.playlist(
+            key.as_str(),
+            self.part_hold_back(),
+            reports,
+            skip,
+            self.ended,
+        );
+        let document = if playlist.skipped == 0 && skip {
+            // Nothing to leave out yet.
+            self.media_playlist(index, key, false)
+        } else {
+            let delta = if skip { "-delta" } else { "" };
+            let tag = format!("{key}-{}-{}{delta}", rendition.name, self.version);
+            Document::new(playlist.to_string(), tag)
+        };
+        let rendition = &mut self.renditions[index];
+        let cached = if skip {
+            &mut rendition.delta
+        } else {
+            &mut rendition.full
+        };
+        *cached = Some((self.version, Arc::clone(&document)));
+        document
+    }
+
+    /// The multivariant playlist over the expected renditions that have media, rendered if nobody has asked for this
+    /// state yet; `None` if there is nothing to list.
+    pub(super) fn multivariant(&mut self, key: &StreamKey) -> Option<Arc<Document>> {
+        if let Some((outline, document)) = &self.multivariant
+            && *outline == self.outline
+        {
+            return Some(Arc::clone(document));
+        }
+        let playlist = self.describe();
+        if playlist.variants.is_empty() {
+            return None;
+        }
+        let tag = format!("{key}-index-{}", self.outline);
+        let document = Document::new(playlist.to_string(), tag);
+        self.multivariant = Some((self.outline, Arc::clone(&document)));
+        Some(document)
+    }
+
+    fn describe(&self) -> Multivariant {
+        let of = |kind| {
+            self.renditions
+                .iter()
+                .filter(move |r| r.expected && r.has_media() && r.kind == kind)
+        };
+        let with_video = of(MediaKind::Video).next().is_some();
+        let sound = of(MediaKind::Audio).filter(|_| with_video);
+        let main = if with_video {
+            MediaKind::Video
+        } else {
+            MediaKind::Audio
+        };
+        let peak_of_sound = sound.clone().map(|r| r.bitrate.peak()).max().unwrap_or(0);
+        let average_of_sound = sound.clone().map(|r| r.bitrate.average()).max();
+        Multivariant {
+            // A promise about all media to come. Sound keeps it; pictures cannot, because a publisher that ignores
+            // requests for keyframes gets its segments cut without.
+            independent_segments: !with_video,
+            variants: of(main)
+                .map(|r| Variant {
+                    name: r.name,
+                    bandwidth: r.bitrate.peak() + peak_of_sound,
+                    average_bandwidth: r.bitrate.average() + average_of_sound.unwrap_or(0),
+                    codecs: r
+                        .codecs()
+                        .into_iter()
+                        .chain(sound.clone().flat_map(Rendition::codecs))
+                        .collect(),
+                    resolution: r.init().and_then(|init| init.resolution),
+                    frame_rate: with_video.then(|| r.bitrate.samples_per_second()),
+                })
+                .collect(),
+            audio: sound
+                .map(|r| AudioRendition {
+                    name: r.name,
+                    channels: r.init().map_or(2, |init| init.channels),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn rendition_status(rendition: &Rendition) -> RenditionStatus {
+    let init = rendition.init();
+    let (media_sequence, segments, parts) = rendition.counts();
+    RenditionStatus {
+        name: rendition.name,
+        kind: rendition.kind,
+        codecs: init.map(|init| init.codecs.clone()),
+        resolution: init.and_then(|init| init.resolution),
+        channels: init.map_or(0, |init| init.channels),
+        average_bandwidth: rendition.bitrate.average(),
+        samples_per_second: rendition.bitrate.samples_per_second(),
+        media_sequence,
+        segments,
+        parts,
+        parts_total: rendition.next_part(),
+        part_target_seconds: rendition.part_target().as_secs_f64(),
+        discontinuities: rendition.discontinuity(),
+        independent_segments: rendition.all_independent(),
+        memory_bytes: rendition.memory(),
+        last_part_age_seconds: rendition.last_part.map(|at| at.elapsed().as_secs_f64()),
+    }
+}

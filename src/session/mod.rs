@@ -1,0 +1,385 @@
+//! Sessions: the only place that joins transport, timeline, pipelines, HLS and recordings.
+//!
+//! A *session* is a name that publishers and viewers share. Each *publication* in it is one publisher's connection; the
+//! playlist may go on over several. A *recording* is the file of one publication.
+//!
+//! [`Sessions`] owns them all: it makes a session when somebody publishes, answers for it while it lives, and lets go of
+//! it some time after its end. The media of each runs as an actor on the media workers.
+
+mod media;
+mod outputs;
+mod publication;
+mod status;
+mod worker;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::status::{Recording, State, Status, Track};
+use self::{
+    media::{Board, Event, Media},
+    worker::{Mailbox, Workers},
+};
+use crate::{
+    hls,
+    id::SessionId,
+    pipeline::{self, Pipelines},
+    recording,
+    telemetry::Metrics,
+    transport::{
+        Connector, EndReason, PublishError, PublishEvent, PublishOptions, PublishSink,
+        PublishTransport,
+    },
+    whip::PublishTransportProvider,
+};
+
+/// Events a session may have waiting for its worker: at 370 packets a second more than 5 s of them.
+const INBOX: usize = 2048;
+
+/// How often sessions that are over are looked for.
+const REAP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A session that somebody asked for but nobody connected to is kept for this long.
+const UNUSED: Duration = Duration::from_secs(10);
+
+/// How long closing one session may take at shutdown.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How sessions are made and kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What publishers may do.
+    pub publish: PublishOptions,
+    /// How HLS is cut and kept.
+    pub hls: hls::Settings,
+    /// How the pipelines cut.
+    pub pipeline: pipeline::Settings,
+    /// A keyframe is asked for when none came for this long.
+    pub keyframe_interval: Duration,
+    /// How long a playlist waits for a publisher that went without a word.
+    pub reconnect_grace: Duration,
+    /// Sessions that may be there at once.
+    pub max_sessions: usize,
+    /// The only ids that may publish; empty for any.
+    pub known_sessions: Vec<SessionId>,
+    /// Media worker threads.
+    pub workers: usize,
+}
+
+/// All sessions. A handle: cloning is cheap.
+#[derive(Clone)]
+pub struct Sessions(Arc<Inner>);
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("count", &self.0.map().len())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    settings: Arc<Settings>,
+    connector: Arc<dyn Connector>,
+    pipelines: Arc<Pipelines>,
+    recordings: Option<Arc<recording::Store>>,
+    metrics: Arc<Metrics>,
+    workers: Workers,
+    sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
+    draining: AtomicBool,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// One session.
+struct Session {
+    transport: Arc<PublishTransport>,
+    board: Arc<Board>,
+    mailbox: Mailbox<Media>,
+    /// When a publisher last asked for it.
+    asked_for: Mutex<Instant>,
+}
+
+/// Passes what the transport says on to the session's worker.
+struct ToMedia(Mailbox<Media>);
+
+impl PublishSink for ToMedia {
+    fn on_event(&self, event: PublishEvent) {
+        match event {
+            PublishEvent::Rtp { .. } | PublishEvent::SenderReport { .. } => {
+                // A full inbox counts the drop; the timeline treats it as a loss.
+                self.0.offer(Event::Publish(event));
+            }
+            PublishEvent::Started { .. } | PublishEvent::Ended { .. } => {
+                self.0.send(Event::Publish(event))
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn map(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    /// Whether somebody publishes or may still return.
+    fn is_busy(&self) -> bool {
+        let waits_for_return = {
+            let board = self.board.lock();
+            board.stream.is_some() && board.over_since.is_none()
+        };
+        waits_for_return || self.transport.current().is_some()
+    }
+
+    /// Whether nothing is lost by forgetting it.
+    fn is_spent(&self, now: Instant, keep: Duration) -> bool {
+        if self.transport.current().is_some() {
+            return false;
+        }
+        let asked_for = *self
+            .asked_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(asked_for) < UNUSED {
+            return false;
+        }
+        let board = self.board.lock();
+        match board.over_since {
+            Some(since) => now.saturating_duration_since(since) > keep,
+            None => board.stream.is_none(),
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            dropped_events: self.mailbox.dropped(),
+            ..self.board.lock().status.clone()
+        }
+    }
+}
+
+impl Sessions {
+    /// No sessions yet. Must be called within a tokio runtime, on which the housekeeping then runs.
+    ///
+    /// # Errors
+    ///
+    /// When the worker threads cannot be started.
+    pub fn new(
+        settings: Settings,
+        connector: Arc<dyn Connector>,
+        pipelines: Arc<Pipelines>,
+        recordings: Option<Arc<recording::Store>>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let sessions = Self(Arc::new(Inner {
+            workers: Workers::start(settings.workers)?,
+            settings: Arc::new(settings),
+            connector,
+            pipelines,
+            recordings,
+            metrics,
+            sessions: Mutex::default(),
+            draining: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }));
+        let reaper = sessions.clone();
+        sessions.0.tasks.spawn(async move {
+            let mut interval = tokio::time::interval(REAP_INTERVAL);
+            loop {
+                tokio::select! {
+                    () = reaper.0.stopping.cancelled() => return,
+                    _ = interval.tick() => reaper.reap().await,
+                }
+            }
+        });
+        Ok(sessions)
+    }
+
+    /// The HLS of a session, also for some time after its end.
+    pub fn stream(&self, id: &SessionId) -> Option<hls::Stream> {
+        self.0.map().get(id)?.board.lock().stream.clone()
+    }
+
+    /// All sessions by name.
+    pub fn list(&self) -> Vec<Status> {
+        let sessions: Vec<_> = self.0.map().values().cloned().collect();
+        let mut list: Vec<_> = sessions.iter().map(|session| session.status()).collect();
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        list
+    }
+
+    /// One session.
+    pub fn get(&self, id: &SessionId) -> Option<Status> {
+        let session = self.0.map().get(id).cloned()?;
+        Some(session.status())
+    }
+
+    /// Ends a session's publication and its playlist; `false` if nobody is publishing.
+    pub async fn kick(&self, id: &SessionId) -> bool {
+        let session = self.0.map().get(id).cloned();
+        match session {
+            Some(session) => session
+                .transport
+                .delete(None, EndReason::Kicked)
+                .await
+                .is_ok(),
+            None => false,
+        }
+    }
+
+    /// Whether new publishers are refused because the gateway is going down.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// Refuses new publishers, closes all peers, ends all playlists and recordings, and stops the workers.
+    pub async fn shutdown(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        let sessions: Vec<_> = self.0.map().values().cloned().collect();
+        futures_util::future::join_all(sessions.iter().map(|session| async {
+            session.transport.close(EndReason::Shutdown).await;
+            let (done, finished) = tokio::sync::oneshot::channel();
+            session.mailbox.send(Event::Close(done));
+            if tokio::time::timeout(CLOSE_LIMIT, finished).await.is_err() {
+                tracing::warn!(session_id = %session.board.lock().status.id, "the session's media did not end in time");
+            }
+        }))
+        .await;
+    }
+
+    /// Lets go of sessions that are over.
+    async fn reap(&self) {
+        let now = Instant::now();
+        // Viewers who are behind still get the tail, and late ones see the end rather than a 404.
+        let keep = self.0.settings.hls.window + self.0.settings.hls.segment_duration * 3;
+        let spent: Vec<_> = {
+            let mut sessions = self.0.map();
+            let spent: Vec<_> = sessions
+                .iter()
+                .filter(|(_, session)| session.is_spent(now, keep))
+                .map(|(id, _)| id.clone())
+                .collect();
+            spent.iter().filter_map(|id| sessions.remove(id)).collect()
+        };
+        for session in spent {
+            session.transport.close(EndReason::TimedOut).await;
+        }
+        // A session whose media broke ends; its publisher is told by the closed connection.
+        let broken: Vec<_> = {
+            let sessions = self.0.map();
+            sessions
+                .values()
+                .filter(|session| session.board.lock().status.state == State::Failed)
+                .cloned()
+                .collect()
+        };
+        for session in broken {
+            let id = session.board.lock().status.id.clone();
+            self.0.map().remove(&id);
+            session
+                .transport
+                .close(EndReason::Failed("the session's media broke".to_owned()))
+                .await;
+        }
+    }
+
+    fn open(&self, id: SessionId) -> Result<Arc<Session>, PublishError> {
+        if self.is_draining() {
+            return Err(PublishError::Unavailable(
+                "the gateway is shutting down".to_owned(),
+            ));
+        }
+        let settings = &self.0.settings;
+        if !settings.known_sessions.is_empty() && !settings.known_sessions.contains(&id) {
+            return Err(PublishError::UnknownSession);
+        }
+        let mut sessions = self.0.map();
+        if let Some(session) = sessions.get(&id) {
+            *session
+                .asked_for
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            return Ok(Arc::clone(session));
+        }
+        let busy = sessions
+            .values()
+            .filter(|session| session.is_busy())
+            .count();
+        if busy >= settings.max_sessions
+            || sessions.len() >= settings.max_sessions.saturating_mul(2) + 16
+        {
+            return Err(PublishError::Overloaded {
+                retry_after: REAP_INTERVAL * 5,
+            });
+        }
+        let board = Arc::new(Board::new(id.clone()));
+        let media = Media::new(
+            id.clone(),
+            Arc::clone(settings),
+            Arc::clone(&self.0.pipelines),
+            self.0.recordings.clone(),
+            Arc::clone(&self.0.metrics),
+            Arc::clone(&board),
+        );
+        let mailbox = self.0.workers.spawn(media, INBOX);
+        let transport = PublishTransport::new(
+            Arc::clone(&self.0.connector),
+            Arc::new(ToMedia(mailbox.clone())),
+            settings.publish.clone(),
+        );
+        // Set once, right here.
+        board.transport.get_or_init(|| Arc::downgrade(&transport));
+        let session = Arc::new(Session {
+            transport,
+            board,
+            mailbox,
+            asked_for: Mutex::new(Instant::now()),
+        });
+        sessions.insert(id, Arc::clone(&session));
+        Ok(session)
+    }
+}
+
+impl PublishTransportProvider for Sessions {
+    async fn get_publish_transport(
+        &self,
+        session_id: &str,
+    ) -> Result<Arc<PublishTransport>, PublishError> {
+        // The endpoint has checked the name already; one that is none has no session.
+        let id = session_id
+            .parse()
+            .map_err(|_| PublishError::UnknownSession)?;
+        Ok(Arc::clone(&self.open(id)?.transport))
+    }
+
+    async fn find_publish_transport(
+        &self,
+        session_id: &str,
+    ) -> Result<Arc<PublishTransport>, PublishError> {
+        let id: SessionId = session_id
+            .parse()
+            .map_err(|_| PublishError::UnknownSession)?;
+        let session = self
+            .0
+            .map()
+            .get(&id)
+            .cloned()
+            .ok_or(PublishError::UnknownSession)?;
+        Ok(Arc::clone(&session.transport))
+    }
+}

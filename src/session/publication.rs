@@ -1,0 +1,360 @@
+//! The media of one publication: its timeline, a pipeline for each track, and the demand for keyframes.
+//!
+//! Runs on a media worker and turns RTP into init segments and parts. What becomes of them is the business of
+//! [`Outputs`](super::outputs::Outputs).
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::{
+    media::{
+        InitSegment, MediaKind, Monotonic, Part, RtpPacket, SenderReport, TrackIndex, TrackInfo,
+    },
+    pipeline::{self, Output, Pipeline, PipelineError, Pipelines},
+    timeline::{
+        self, Event, Timeline, TrackClock, TrackStats,
+        keyframes::{self, KeyframeDemand},
+    },
+    transport::PublicationId,
+};
+
+/// A track whose pipeline failed this often within one publication stays off.
+const MAX_RESTARTS: u32 = 5;
+
+/// What a publication makes, in order.
+#[derive(Debug)]
+pub(super) enum Made {
+    /// The next parts of the track need this init segment.
+    Init(MediaKind, InitSegment),
+    /// A part, and the wall-clock time of its earliest picture or sound.
+    Part(MediaKind, Part, SystemTime),
+    /// Nothing more of this track for a while.
+    Pause(MediaKind),
+    /// A keyframe is wanted now.
+    KeyframeRequest(TrackIndex),
+}
+
+/// Filled by a pipeline from within `push`, emptied right after it.
+type Collector = Arc<Mutex<Vec<Output>>>;
+
+/// One track on its way from RTP to parts.
+struct Track {
+    info: TrackInfo,
+    /// `None` once it failed too often.
+    pipeline: Option<Pipeline>,
+    collector: Collector,
+    timescale: u32,
+    restarts: u32,
+    resolution: Option<(u32, u32)>,
+    /// Only for video.
+    demand: Option<KeyframeDemand>,
+}
+
+/// The media state of one publication.
+pub(super) struct Publication {
+    id: PublicationId,
+    epoch: Instant,
+    epoch_wall: SystemTime,
+    /// Wall-clock time of presentation time 0, known from the first packet on.
+    zero_wall: Option<SystemTime>,
+    timeline: Timeline,
+    tracks: Vec<Track>,
+    pipelines: Arc<Pipelines>,
+    settings: pipeline::Settings,
+    failure: Option<String>,
+}
+
+impl fmt::Debug for Publication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publication")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One track at one moment, for operators.
+#[derive(Clone, Debug)]
+pub(super) struct TrackStatus {
+    pub(super) info: TrackInfo,
+    pub(super) stats: TrackStats,
+    pub(super) resolution: Option<(u32, u32)>,
+    pub(super) failed: bool,
+    /// Presentation time between the last two keyframes, and whether requests for keyframes are ignored.
+    pub(super) keyframes: Option<(Option<Duration>, bool)>,
+}
+
+impl Publication {
+    /// Starts the pipelines of these tracks.
+    pub(super) fn start(
+        id: PublicationId,
+        tracks: &[TrackInfo],
+        pipelines: Arc<Pipelines>,
+        settings: pipeline::Settings,
+        keyframe_interval: Duration,
+    ) -> Self {
+        let clocks: Vec<_> = tracks
+            .iter()
+            .map(|track| TrackClock {
+                kind: track.codec.kind(),
+                clock_rate: track.clock_rate,
+            })
+            .collect();
+        let mut publication = Self {
+            id,
+            epoch: Instant::now(),
+            epoch_wall: SystemTime::now(),
+            zero_wall: None,
+            timeline: Timeline::new(timeline::Settings::default(), &clocks),
+            tracks: Vec::with_capacity(tracks.len()),
+            pipelines,
+            settings,
+            failure: None,
+        };
+        for info in tracks {
+            let demand = (info.codec.kind() == MediaKind::Video).then(|| {
+                KeyframeDemand::new(keyframes::Settings {
+                    segment_duration: keyframe_interval,
+                    ..keyframes::Settings::default()
+                })
+            });
+            publication.tracks.push(Track {
+                info: info.clone(),
+                pipeline: None,
+                collector: Collector::default(),
+                timescale: info.clock_rate,
+                restarts: 0,
+                resolution: None,
+                demand,
+            });
+        }
+        for index in 0..publication.tracks.len() {
+            publication.start_pipeline(index);
+        }
+        publication
+    }
+
+    /// Which publication this is.
+    pub(super) fn id(&self) -> PublicationId {
+        self.id
+    }
+
+    /// When the publication began, by the wall clock.
+    pub(super) fn started(&self) -> SystemTime {
+        self.epoch_wall
+    }
+
+    /// The tracks at this moment.
+    pub(super) fn tracks(&self) -> impl Iterator<Item = TrackStatus> + '_ {
+        self.tracks
+            .iter()
+            .enumerate()
+            .map(|(index, track)| TrackStatus {
+                info: track.info.clone(),
+                stats: self.timeline.stats(index),
+                resolution: track.resolution,
+                failed: track.pipeline.is_none(),
+                keyframes: track
+                    .demand
+                    .as_ref()
+                    .map(|demand| (demand.observed_interval(), demand.ignores_requests())),
+            })
+    }
+
+    /// What broke last, if anything did.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    fn since_epoch(&self, at: Instant) -> Monotonic {
+        at.saturating_duration_since(self.epoch)
+    }
+
+    pub(super) fn packet(&mut self, track: TrackIndex, packet: RtpPacket, arrival: Instant) {
+        self.timeline
+            .push_rtp(self.since_epoch(arrival), track, packet);
+    }
+
+    pub(super) fn sender_report(
+        &mut self,
+        track: TrackIndex,
+        report: SenderReport,
+        arrival: Instant,
+    ) {
+        self.timeline
+            .push_sender_report(self.since_epoch(arrival), track, report);
+    }
+
+    /// Moves on what is due and gives what came of it to `made`; returns when to be called next at the latest.
+    pub(super) fn poll(&mut self, now: Instant, made: &mut Vec<Made>) -> Option<Instant> {
+        let monotonic = self.since_epoch(now);
+        while let Some(event) = self.timeline.poll(monotonic) {
+            self.event(event, monotonic, made);
+        }
+        let mut deadline = self.timeline.deadline();
+        for (index, track) in self.tracks.iter_mut().enumerate() {
+            let Some(demand) = &mut track.demand else {
+                continue;
+            };
+            if demand.poll(monotonic) {
+                made.push(Made::KeyframeRequest(index));
+            }
+            deadline = [deadline, demand.deadline()].into_iter().flatten().min();
+        }
+        deadline.map(|deadline| self.epoch + deadline)
+    }
+
+    /// Everything still held comes out; the publication is over.
+    pub(super) fn finish(mut self, now: Instant, made: &mut Vec<Made>) {
+        self.timeline.end();
+        self.poll(now, made);
+        for index in 0..self.tracks.len() {
+            if let Some(pipeline) = self.tracks[index].pipeline.take()
+                && let Err(error) = pipeline.finish()
+            {
+                tracing::debug!(track = index, %error, "the pipeline did not finish cleanly");
+            }
+            self.collect(index, made);
+        }
+    }
+
+    fn event(&mut self, event: Event, now: Monotonic, made: &mut Vec<Made>) {
+        match event {
+            Event::Packet {
+                track,
+                packet,
+                pts,
+                arrival,
+                after_loss,
+            } => {
+                self.zero_wall
+                    .get_or_insert_with(|| shift(self.epoch_wall + arrival, -pts));
+                if let Some(demand) = &mut self.tracks[track].demand {
+                    demand.picture(now, pts);
+                }
+                self.drive(track, made, |pipeline| {
+                    pipeline.push(&packet, pts, after_loss)
+                });
+            }
+            Event::Lost { track, packets } => {
+                tracing::debug!(track, packets, "packets lost");
+                if let Some(demand) = &mut self.tracks[track].demand {
+                    demand.lost();
+                }
+            }
+            Event::Discontinuity { track } => {
+                tracing::info!(track, "the track's timestamps jumped");
+                self.drive(track, made, Pipeline::discontinuity);
+            }
+            Event::Idle { track } => {
+                self.drive(track, made, Pipeline::end_part);
+                made.push(Made::Pause(self.tracks[track].info.codec.kind()));
+            }
+        }
+    }
+
+    /// Does something to a track's pipeline and collects what it makes; a pipeline that fails is replaced.
+    fn drive(
+        &mut self,
+        index: TrackIndex,
+        made: &mut Vec<Made>,
+        action: impl FnOnce(&mut Pipeline) -> Result<(), PipelineError>,
+    ) {
+        let Some(pipeline) = &mut self.tracks[index].pipeline else {
+            return;
+        };
+        let outcome = action(pipeline);
+        self.collect(index, made);
+        if let Err(error) = outcome {
+            self.tracks[index].pipeline = None;
+            self.tracks[index].restarts += 1;
+            self.failure = Some(error.to_string());
+            tracing::warn!(track = index, %error, "pipeline failed");
+            if self.tracks[index].restarts <= MAX_RESTARTS {
+                self.start_pipeline(index);
+            }
+        }
+    }
+
+    fn start_pipeline(&mut self, index: TrackIndex) {
+        let track = &mut self.tracks[index];
+        let collector = Arc::clone(&track.collector);
+        let settings = pipeline::Settings {
+            track_id: match track.info.codec.kind() {
+                MediaKind::Video => 1,
+                MediaKind::Audio => 2,
+            },
+            ..self.settings.clone()
+        };
+        let started = self.pipelines.start(&track.info, &settings, move |output| {
+            collector
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(output);
+        });
+        match started {
+            Ok(pipeline) => track.pipeline = Some(pipeline),
+            Err(error) => {
+                tracing::error!(track = index, %error, "the track has no pipeline and is left out");
+                self.failure = Some(error.to_string());
+            }
+        }
+    }
+
+    fn collect(&mut self, index: TrackIndex, made: &mut Vec<Made>) {
+        let track = &mut self.tracks[index];
+        let kind = track.info.codec.kind();
+        let outputs = std::mem::take(
+            &mut *track
+                .collector
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for output in outputs {
+            match output {
+                Output::Init(init) => {
+                    track.timescale = init.timescale;
+                    track.resolution = init.resolution;
+                    made.push(Made::Init(kind, init));
+                }
+                Output::Part(part) => {
+                    let offset =
+                        i64::try_from(pipeline::START_OFFSET.as_nanos()).unwrap_or_default();
+                    let pts = nanos(part.presentation_time, track.timescale) - offset;
+                    if let Some(demand) = &mut track.demand {
+                        if part.independent {
+                            demand.keyframe(pts);
+                        }
+                        if part.starts_segment {
+                            demand.segment(pts);
+                        }
+                    }
+                    let at = shift(self.zero_wall.unwrap_or(self.epoch_wall), pts);
+                    made.push(Made::Part(kind, part, at));
+                }
+                Output::KeyframeWanted => {
+                    if let Some(demand) = &mut track.demand {
+                        demand.lost();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn nanos(time: u64, timescale: u32) -> i64 {
+    let nanos = u128::from(time) * 1_000_000_000 / u128::from(timescale.max(1));
+    i64::try_from(nanos).unwrap_or(i64::MAX)
+}
+
+fn shift(time: SystemTime, nanos: i64) -> SystemTime {
+    let distance = Duration::from_nanos(nanos.unsigned_abs());
+    if nanos < 0 {
+        time.checked_sub(distance)
+    } else {
+        time.checked_add(distance)
+    }
+    .unwrap_or(time)
+}

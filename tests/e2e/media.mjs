@@ -1,0 +1,70 @@
+// What ffmpeg and ffprobe say about media: decodes without a warning, counts, flash and beep times.
+import { run, Process } from './gateway.mjs';
+
+/** Decodes everything; any line on the error output at level warning fails. */
+export async function decodesCleanly(input, { seconds = 60, args = [] } = {}) {
+  const process = new Process('ffmpeg', ['-nostdin', '-hide_banner', '-v', 'warning', ...args, '-i', input, '-map', '0', '-f', 'null', '-']);
+  const { code } = await process.end(seconds);
+  if (code !== 0 || process.output.trim() !== '') {
+    throw new Error(`ffmpeg decoding ${input} ended with ${code} and said:\n${process.output}`);
+  }
+}
+
+/** Streams and format as ffprobe's JSON. */
+export async function probe(input, args = []) {
+  const text = await run('ffprobe', ['-v', 'error', '-show_streams', '-show_format', '-of', 'json', ...args, input]);
+  return JSON.parse(text);
+}
+
+/** Number of packets of a stream, for example `v:0`. */
+export async function packets(input, stream) {
+  const text = await run('ffprobe', ['-v', 'error', '-count_packets', '-select_streams', stream, '-show_entries', 'stream=nb_read_packets', '-of', 'csv=p=0', input]);
+  return Number(text.trim().split('\n')[0].replace(/\D/g, ''));
+}
+
+/** Times in seconds at which the picture turns bright: the first bright picture of each flash. */
+export async function flashes(input, threshold = 150) {
+  const text = await run('ffprobe', [
+    '-v', 'error', '-f', 'lavfi', '-i', `movie=${input},signalstats`,
+    '-show_entries', 'frame=pts_time:frame_tags=lavfi.signalstats.YAVG', '-of', 'csv=p=0',
+  ]);
+  const times = [];
+  let bright = true;
+  for (const line of text.trim().split('\n')) {
+    const [time, mean] = line.split(',').map(Number);
+    if (mean > threshold && !bright) times.push(time);
+    bright = mean > threshold;
+  }
+  return times;
+}
+
+/** Times in seconds at which a beep begins, to the sample; the sound's own start is taken into account. */
+export async function beeps(input, threshold = 0.1) {
+  const text = await run('ffprobe', [
+    '-v', 'error', '-f', 'lavfi', '-i', `amovie=${input},aresample=48000,asetnsamples=n=48:p=0,astats=metadata=1:reset=1`,
+    '-show_entries', 'frame=pts_time:frame_tags=lavfi.astats.Overall.Peak_level', '-of', 'csv=p=0',
+  ], { seconds: 120 });
+  const level = 20 * Math.log10(threshold);
+  const times = [];
+  let quietSince = -1;
+  let first = true;
+  for (const line of text.trim().split('\n')) {
+    const [time, peak] = line.split(',');
+    const loud = Number(peak) > level;
+    if (loud && !first && Number(time) - quietSince > 0.3) times.push(Number(time));
+    if (loud || first) quietSince = Number(time);
+    first = false;
+  }
+  return times;
+}
+
+/** Offset of sound against picture for each flash that has a beep within half a second, in milliseconds, sorted. */
+export async function offsets(input) {
+  const [seen, heard] = [await flashes(input), await beeps(input)];
+  const result = [];
+  for (const flash of seen) {
+    const beep = heard.find((time) => Math.abs(time - flash) < 0.5);
+    if (beep !== undefined) result.push((beep - flash) * 1000);
+  }
+  return result.sort((a, b) => a - b);
+}

@@ -1,0 +1,158 @@
+// The player: waits for the stream, plays it at the live edge, says what it does in figures.
+import { authorization, problemText, query, sessionFromPath } from '/assets/common.js';
+
+const session = sessionFromPath();
+const token = query.get('token');
+const lowLatency = query.get('ll') !== '0';
+const $ = (id) => document.getElementById(id);
+const video = $('video');
+const playlist = `/hls/${encodeURIComponent(session)}/index.m3u8`;
+const RETRY_MS = 1000;
+
+/** What the page knows, also read by the end-to-end tests. */
+const state = (window.whipgate = { phase: 'waiting', stalls: 0, errors: [], levels: 0, latency: null });
+
+document.title = `${session} · whipgate`;
+$('title').textContent = session;
+$('playlist').textContent = $('playlist').href = playlist;
+
+function phase(name, title, text = '') {
+  state.phase = name;
+  $('state').textContent = name;
+  $('state').className = `badge ${name}`;
+  $('notice').hidden = name === 'live' || name === 'buffering';
+  if (title) {
+    $('notice-title').textContent = title;
+    $('notice-text').textContent = text;
+  }
+}
+
+/** Resolves when the playlist is there; a refusal that waiting cannot mend ends the wait. */
+async function published() {
+  for (;;) {
+    try {
+      const response = await fetch(playlist, { headers: authorization(token), cache: 'no-store' });
+      if (response.ok) return true;
+      if (response.status === 401 || response.status === 403) {
+        phase('failed', 'This stream is not open to everybody', await problemText(response));
+        return false;
+      }
+      phase('waiting', 'Waiting for the publisher', 'This page starts by itself.');
+    } catch {
+      phase('waiting', 'The gateway does not answer', 'This page tries again by itself.');
+    }
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
+function play() {
+  if (!window.Hls?.isSupported()) {
+    // Safari on iPhone has no Media Source Extensions but plays HLS by itself.
+    if (video.canPlayType('application/vnd.apple.mpegurl')) {
+      video.src = token ? `${playlist}?token=${encodeURIComponent(token)}` : playlist;
+      phase('live');
+      video.play().catch(() => {});
+      return;
+    }
+    phase('failed', 'This browser cannot play HLS', 'It has neither Media Source Extensions nor HLS of its own.');
+    return;
+  }
+  const hls = new window.Hls({
+    lowLatencyMode: lowLatency,
+    backBufferLength: 30,
+    // Catch up by playing a little faster rather than by jumping.
+    maxLiveSyncPlaybackRate: 1.1,
+    xhrSetup: (xhr) => token && xhr.setRequestHeader('Authorization', `Bearer ${token}`),
+  });
+  state.hls = hls;
+  const { Events, ErrorTypes, ErrorDetails } = window.Hls;
+  hls.on(Events.MANIFEST_PARSED, (_, data) => {
+    state.levels = data.levels.length;
+    video.play().catch(() => {});
+  });
+  hls.on(Events.LEVEL_UPDATED, (_, { details }) => {
+    state.targetDuration = details.targetduration;
+    state.partTarget = details.partTarget;
+    if (!details.live) state.ended = true;
+  });
+  hls.on(Events.ERROR, (_, data) => {
+    state.errors.push({ details: data.details, fatal: data.fatal, reason: data.reason ?? data.error?.message });
+    if (data.details === ErrorDetails.BUFFER_STALLED_ERROR && !video.paused && !state.ended) state.stalls += 1;
+    if (!data.fatal) return;
+    if (data.type === ErrorTypes.MEDIA_ERROR && !state.recovered) {
+      state.recovered = true;
+      hls.recoverMediaError();
+      return;
+    }
+    hls.destroy();
+    restart();
+  });
+  video.onplaying = () => {
+    state.started ??= performance.now();
+    phase('live');
+  };
+  video.onended = () => {
+    phase('ended', 'The stream has ended', 'This page starts again when the publisher returns.');
+    hls.destroy();
+    afterEnd();
+  };
+  hls.loadSource(playlist);
+  hls.attachMedia(video);
+}
+
+/** After the end: wait until the playlist is another one than the ended one, then play that. */
+async function afterEnd() {
+  const ended = await fetchText(playlist);
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    const now = await fetchText(playlist);
+    if (now === null || now !== ended) break;
+    const rendition = now.split('\n').find((line) => line && !line.startsWith('#'));
+    const media = rendition && (await fetchText(new URL(rendition, new URL(playlist, location.href))));
+    if (media && !media.includes('#EXT-X-ENDLIST')) break;
+  }
+  restart();
+}
+
+async function fetchText(url) {
+  try {
+    const response = await fetch(url, { headers: authorization(token), cache: 'no-store' });
+    return response.ok ? await response.text() : null;
+  } catch {
+    return null;
+  }
+}
+
+async function restart() {
+  Object.assign(state, { ended: false, recovered: false, started: undefined });
+  phase('waiting', 'Waiting for the publisher', 'This page starts by itself.');
+  if (await published()) play();
+}
+
+function meters() {
+  const hls = state.hls;
+  const latency = hls && Number.isFinite(hls.latency) && hls.latency > 0 ? hls.latency : null;
+  state.latency = latency;
+  $('latency').textContent = latency === null ? '–' : `${latency.toFixed(2)} s`;
+  $('resolution').textContent = video.videoWidth ? `${video.videoWidth}×${video.videoHeight}` : '–';
+  const ahead = video.buffered.length ? video.buffered.end(video.buffered.length - 1) - video.currentTime : 0;
+  $('buffer').textContent = `${Math.max(0, ahead).toFixed(1)} s`;
+  $('stalls').textContent = state.stalls;
+  $('dropped').textContent = video.getVideoPlaybackQuality?.().droppedVideoFrames ?? 0;
+  $('live').hidden = !(latency !== null && hls.targetLatency && latency > hls.targetLatency + 3);
+}
+
+$('live').onclick = () => {
+  if (state.hls?.liveSyncPosition) video.currentTime = state.hls.liveSyncPosition;
+  video.play().catch(() => {});
+};
+$('sound').onclick = () => {
+  video.muted = !video.muted;
+};
+video.onvolumechange = () => {
+  $('sound').textContent = video.muted ? 'Unmute' : 'Mute';
+  $('sound').setAttribute('aria-pressed', String(!video.muted));
+};
+
+setInterval(meters, 250);
+restart();
