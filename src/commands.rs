@@ -10,7 +10,8 @@ use std::{
 use anyhow::Context;
 use whipgate::{
     config::{self, Config, ConfigError, Sources},
-    gateway::Gateway,
+    gateway::{Gateway, GatewayError},
+    http::ServerError,
     pipeline::{PipelineError, Pipelines},
     recording::{self, Outcome},
     telemetry::{self, TelemetryError},
@@ -39,15 +40,32 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 /// Whether the fault is the configuration's, for the exit code.
 pub(crate) fn is_configuration(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.is::<ConfigError>() || cause.is::<PipelineError>() || cause.is::<TelemetryError>()
-    })
+    let of_gateway = error.downcast_ref::<GatewayError>().is_some_and(|error| {
+        matches!(
+            error,
+            GatewayError::Pipeline(_)
+                | GatewayError::IceServer(_)
+                | GatewayError::Http(ServerError::Tls(_))
+        )
+    });
+    of_gateway
+        || error.is::<ConfigError>()
+        || error.is::<PipelineError>()
+        || error.is::<TelemetryError>()
 }
 
-/// Writes an error with its causes to standard error.
+/// Writes an error to standard error, with those of its causes that it does not tell itself.
 pub(crate) fn complain(error: &anyhow::Error) {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
     // If standard error is gone, the exit code remains.
-    drop(writeln!(io::stderr(), "whipgate: {error:#}"));
+    drop(writeln!(io::stderr(), "whipgate: {text}"));
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -195,10 +195,17 @@ fn interpret(section: &str, key: &str, text: &str) -> Result<Value, String> {
         .ok()
         .and_then(|mut table| table.remove("value"));
     if let Some(value) = typed {
-        return accepted(&value).map(|()| value).or_else(|as_toml| {
+        return accepted(&value).map(|()| value.clone()).or_else(|as_toml| {
+            // A key that takes text complains about the text, unless TOML is plainly meant.
+            let is_toml = value.is_table() || value.is_array();
+            let complaint = if is_toml || as_text.starts_with("invalid type: string") {
+                as_toml
+            } else {
+                as_text
+            };
             as_list(text)
                 .filter(|list| accepted(list).is_ok())
-                .ok_or(as_toml)
+                .ok_or(complaint)
         });
     }
     match as_list(text) {

@@ -10,6 +10,10 @@ use std::{
 use bytes::Bytes;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use whipgate::{
     config::{Config, Sources},
     hls::{self, PartKey, Stream},
@@ -169,6 +173,28 @@ impl Gateway {
         let response = self.get(path).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         response.text().await.unwrap()
+    }
+
+    /// The answer to a path that no client library would send as it is, with its head.
+    pub async fn raw(&self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// Asserts that a path leads nowhere and that any page may read so.
+    pub async fn nothing_at(&self, path: &str) {
+        let answer = self.raw(path).await;
+        for text in [
+            "HTTP/1.1 404 Not Found\r\n",
+            "content-type: application/problem+json\r\n",
+            "access-control-allow-origin: *\r\n",
+        ] {
+            assert!(answer.contains(text), "{path}: {answer}");
+        }
     }
 
     /// Puts a file into the recordings of a session.
