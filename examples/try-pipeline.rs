@@ -1,8 +1,13 @@
 //! Runs one pipeline text on a media file or a test source and tells what comes out; `scripts/try-pipeline` calls it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
 
-#[allow(dead_code)]
 #[path = "../tests/pipelines/media.rs"]
 mod media;
 
@@ -79,17 +84,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         pipeline.push(packet, *pts, false)?;
     }
     pipeline.finish()?;
-    let took = processor_time() - start;
+    let took = processor_time().saturating_sub(start);
     let outputs = outputs.lock().unwrap();
+    if let Some(out) = &arguments.out {
+        write(out, &outputs)?;
+    }
     let duration = report(&outputs);
     println!(
         "{duration:.3} s of media, {:.2} ms of processor time per second",
         took.as_secs_f64() * 1e3 / duration.max(0.001)
     );
-    if let Some(out) = &arguments.out {
-        write(out, &outputs)?;
-        println!("written to {}", out.display());
-    }
     Ok(())
 }
 

@@ -23,6 +23,9 @@ use crate::{
     media::MediaKind,
 };
 
+/// Libraries whose messages are of use to their developers only; a filter that names one of them has the last word.
+const QUIET: &str = "rtc=error,rtc_ice=error,rtc_dtls=error,webrtc=error,actix_server=warn";
+
 /// Why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -46,7 +49,7 @@ pub enum TelemetryError {
 /// [`TelemetryError::Filter`].
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder()
-        .parse(filter)
+        .parse(format!("{QUIET},{filter}"))
         .map_err(|error| TelemetryError::Filter {
             filter: filter.to_owned(),
             reason: error.to_string(),

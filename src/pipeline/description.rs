@@ -154,8 +154,9 @@ impl Description {
         bin.set_bus(Some(&bus));
         let ready = bin.set_state(gst::State::Ready);
         let message = bus.pop_filtered(&[gst::MessageType::Error]);
-        // Going down to NULL succeeds always, as GStreamer defines it.
-        let _ = bin.set_state(gst::State::Null);
+        if let Err(error) = bin.set_state(gst::State::Null) {
+            tracing::warn!("{}: {error}", self.origin);
+        }
         bin.set_bus(None::<&gst::Bus>);
         match ready {
             Ok(_) => Ok(()),

@@ -19,7 +19,14 @@ pub(super) fn is_sound(codec: Codec, payload: &[u8]) -> bool {
 
 /// RFC 6184 section 5.4: single NAL units, STAP-A and FU-A are what packetization modes 0 and 1 have.
 fn h264(payload: &[u8]) -> bool {
-    let nal_unit = |nal: &[u8]| nal.len() >= 2 && (1..=23).contains(&(nal[0] & 0x1f));
+    let nal_unit = |nal: &[u8]| match nal {
+        // A slice has at least one byte after the header.
+        [header, rest @ ..] => match header & 0x1f {
+            1..=5 => !rest.is_empty(),
+            kind => (6..=23).contains(&kind),
+        },
+        [] => false,
+    };
     match payload {
         [header, aggregated @ ..] if header & 0x1f == 24 => aggregate(aggregated, nal_unit),
         [header, _, _, ..] if header & 0x1f == 28 => true,
@@ -173,6 +180,7 @@ mod tests {
         for (payload, sound) in [
             (&[0x65, 1][..], true),
             (&[0x65], false),
+            (&[0x0a], true),
             (&[], false),
             (&[0x78, 0, 2, 0x67, 1, 0, 3, 0x68, 1, 2], true),
             (&[0x78, 0, 2, 0x67, 1, 0, 4, 0x68, 1, 2], false),

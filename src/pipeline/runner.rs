@@ -170,12 +170,7 @@ impl Pipeline {
     fn restart(&mut self) -> Result<(), PipelineError> {
         self.shared.flowing.store(false, Ordering::Release);
         self.ask_at = None;
-        self.chain = Chain::start(
-            &self.description,
-            &self.caps,
-            &self.settings,
-            &self.shared,
-        )?;
+        self.chain = Chain::start(&self.description, &self.caps, &self.settings, &self.shared)?;
         Ok(())
     }
 
@@ -320,9 +315,10 @@ impl Chain {
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        // GStreamer defines going down to NULL as always succeeding.
-        let _ = self.pipeline.set_state(gst::State::Null);
-        let _ = self.end.set_active(false);
+        let stopped = self.pipeline.set_state(gst::State::Null).is_ok();
+        if !stopped || self.end.set_active(false).is_err() {
+            tracing::warn!("a pipeline did not stop in order");
+        }
         if let Some(bus) = self.pipeline.bus() {
             bus.unset_sync_handler();
         }

@@ -122,7 +122,7 @@ impl Media {
     ) -> Self {
         let now = Instant::now();
         Self {
-            span: tracing::info_span!("session", session_id = %id),
+            span: tracing::info_span!(parent: None, "session", session_id = %id),
             id,
             settings,
             pipelines,

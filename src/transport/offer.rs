@@ -19,7 +19,7 @@ pub(super) mod tests;
 const MAX_MEDIA_LINES: usize = 8;
 
 /// Candidates of one offer that are looked at.
-const MAX_CANDIDATES: usize = 32;
+const MAX_CANDIDATES: usize = 16;
 
 /// A checked offer: everything in it is accepted.
 #[derive(Clone, Debug)]

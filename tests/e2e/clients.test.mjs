@@ -55,7 +55,7 @@ test('aiortc publishes', { timeout: 60_000 }, async () => {
 
 for (const codec of ['h264', 'h265', 'av1', 'vp9']) {
   test(`a ${codec} publication decodes from HLS and from the recording`, { timeout: 90_000 }, async () => {
-    const process = publisher('load', '--url', gateway.whip(`clip-${codec}`), '--video', codec, '--seconds', 7);
+    const process = publisher('publish', '--url', gateway.whip(`clip-${codec}`), '--codec', codec, '--seconds', 7);
     const { code } = await process.end(75);
     assert.equal(code, 0, process.output);
     await ended(`clip-${codec}`);
@@ -70,7 +70,7 @@ for (const codec of ['h264', 'h265', 'av1', 'vp9']) {
 }
 
 test('sound and picture are at most 20 ms apart', { timeout: 90_000 }, async () => {
-  const process = publisher('flash-beep', '--url', gateway.whip('sync'), '--seconds', 12);
+  const process = publisher('demo', '--url', gateway.whip('sync'), '--seconds', 12);
   const { code } = await process.end(60);
   assert.equal(code, 0, process.output);
   await ended('sync');

@@ -8,8 +8,8 @@ import { decodesCleanly, packets } from './media.mjs';
 test('two sessions and a broken one do not disturb each other', { timeout: 90_000 }, async () => {
   const gateway = await Gateway.start();
   try {
-    const good = ['one', 'two'].map((name) => publisher('load', '--url', gateway.whip(name), '--seconds', 12));
-    const bad = publisher('load', '--url', gateway.whip('broken'), '--seconds', 8, '--garbage');
+    const good = ['one', 'two'].map((name) => publisher('publish', '--url', gateway.whip(name), '--seconds', 12));
+    const bad = publisher('publish', '--url', gateway.whip('broken'), '--seconds', 8, '--garbage', 30);
     for (const process of [...good, bad]) assert.equal((await process.end(60)).code, 0, process.output);
     for (const name of ['one', 'two']) {
       await until(`${name} is complete`, async () => (await gateway.json(`/recordings/${name}`)).recordings[0]?.state === 'complete');
@@ -27,11 +27,11 @@ test('two sessions and a broken one do not disturb each other', { timeout: 90_00
 test('a publisher that crashed returns and the same playlist goes on', { timeout: 60_000 }, async () => {
   const gateway = await Gateway.start();
   try {
-    const first = publisher('load', '--url', gateway.whip('again'), '--seconds', 30);
+    const first = publisher('publish', '--url', gateway.whip('again'), '--seconds', 30);
     await until('the first is on air', async () => (await mediaPlaylist(gateway, 'again', 'video')).text.includes('#EXTINF'), 20);
     const key = (await mediaPlaylist(gateway, 'again', 'video')).text.match(/#EXT-X-MAP:URI="([^"]+?)-/)[1];
     await first.stop('SIGKILL');
-    const second = publisher('load', '--url', gateway.whip('again'), '--seconds', 6);
+    const second = publisher('publish', '--url', gateway.whip('again'), '--seconds', 6);
     assert.equal((await second.end(45)).code, 0, second.output);
     const { text } = await mediaPlaylist(gateway, 'again', 'video');
     assert.match(text, /#EXT-X-DISCONTINUITY\n/);

@@ -11,7 +11,7 @@ import { decodesCleanly, packets, probe } from './media.mjs';
 test('a recording plays while it grows and is complete and seekable after the end', { timeout: 90_000 }, async () => {
   const gateway = await Gateway.start();
   try {
-    const process = publisher('load', '--url', gateway.whip('grow'), '--seconds', 12);
+    const process = publisher('publish', '--url', gateway.whip('grow'), '--seconds', 12);
     const [file] = await until('a recording is there', async () => {
       const files = await gateway.recordings('grow');
       return files.length > 0 && (await stat(files[0])).size > 500_000 && files;
@@ -42,7 +42,7 @@ test('kill -9 of the gateway loses at most the last part, and the next start rep
   const dataDir = await mkdtemp(path.join(tmpdir(), 'whipgate-e2e-'));
   try {
     const gateway = await Gateway.start({ dataDir });
-    const process = publisher('load', '--url', gateway.whip('crash'), '--seconds', 30);
+    const process = publisher('publish', '--url', gateway.whip('crash'), '--seconds', 30);
     await until('8 s are on air', async () => {
       const { text } = await mediaPlaylist(gateway, 'crash', 'video');
       return (text.match(/#EXTINF/g) ?? []).length >= 4;
@@ -76,7 +76,7 @@ test('SIGTERM ends playlists and completes recordings within 10 s', { timeout: 6
   const dataDir = await mkdtemp(path.join(tmpdir(), 'whipgate-e2e-'));
   try {
     const gateway = await Gateway.start({ dataDir });
-    const process = publisher('load', '--url', gateway.whip('term'), '--seconds', 30);
+    const process = publisher('publish', '--url', gateway.whip('term'), '--seconds', 30);
     await until('it records', async () => (await gateway.json('/recordings/term')).recordings[0]?.bytes > 300_000, 20);
     const before = Date.now();
     const { code } = await gateway.stop();

@@ -260,7 +260,7 @@ proptest! {
     ) {
         let pipelines = Pipelines::load(None).unwrap();
         let media = media::opus(1);
-        let mut track = media.track.clone();
+        let mut track = media.track;
         track.codec = codec;
         track.clock_rate = codec.clock_rate();
         let mut pipeline = pipelines.start(&track, &SETTINGS, |_| {}).unwrap();

@@ -1,5 +1,15 @@
 //! Every pipeline text, run in process on real media: what comes out is read back box by box and decoded by FFmpeg.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
 mod boxes;
 mod faults;
 mod media;

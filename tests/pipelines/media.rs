@@ -1,5 +1,14 @@
 //! Real RTP, made by GStreamer's encoders and payloaders.
 
+// Each user needs another half of it, and what is parsed here is no pipeline of the gateway.
+#![allow(
+    dead_code,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods
+)]
+
 use bytes::Bytes;
 use gstreamer::{self as gst, prelude::*};
 use gstreamer_app as gst_app;

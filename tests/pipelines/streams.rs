@@ -107,6 +107,24 @@ fn h265() {
 }
 
 #[test]
+fn h265_with_b_frames() {
+    let media = Video {
+        b_frames: 2,
+        ..Video::new(Codec::H265, 130)
+    }
+    .make();
+    let (_, parts) = check_video(&media, 130);
+    let samples = read_parts(&parts, 1);
+    assert!(
+        samples
+            .iter()
+            .any(|s| s.presentation_time > s.decode_time as i64 + 3000),
+        "the stream does reorder pictures"
+    );
+    assert_eq!(segments(&parts), [180_000, 180_000]);
+}
+
+#[test]
 fn av1() {
     let media = Video::new(Codec::Av1, 130).make();
     let (codecs, parts) = check_video(&media, 130);
@@ -140,7 +158,10 @@ fn opus() {
     let samples = read_parts(parts, 2);
     assert_eq!(samples.len(), media.packets.len());
     let durations: Vec<_> = samples.iter().map(|s| s.duration).collect();
-    assert!(samples.iter().all(|s| s.duration == 960 && s.sync), "{durations:?}");
+    assert!(
+        samples.iter().all(|s| s.duration == 960 && s.sync),
+        "{durations:?}"
+    );
     assert!(parts.iter().all(|p| p.independent));
     check_part_durations(parts, 9600);
     assert_eq!(segments(parts), [96_000, 96_000]);

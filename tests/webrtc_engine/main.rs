@@ -468,3 +468,23 @@ async fn a_wildcard_is_offered_as_real_addresses() {
         assert!(!candidate.contains(" 0.0.0.0 "), "{candidate}");
     }
 }
+
+#[tokio::test]
+async fn a_wildcard_socket_answers_from_the_address_it_was_asked_at() {
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let engine = engine(|config| {
+            config.listen_udp = listen.parse().unwrap();
+            // Not the address the routing table takes for loopback.
+            config.public_addresses = vec!["127.0.0.2".parse().unwrap()];
+        })
+        .await;
+        let mut publisher = Publisher::udp().await;
+        let (recorder, accepted) = connect(&engine, &mut publisher).await;
+        assert!(accepted.answer.contains(" 127.0.0.2 "));
+        send(&mut publisher, 0, 5, 1).await;
+        publisher.run(|_| recorder.packets(1).len() >= 5).await;
+        let port = engine.local_udp_addr().port();
+        let asked = SocketAddr::from(([127, 0, 0, 2], port));
+        assert_eq!(publisher.sources.iter().collect::<Vec<_>>(), [&asked]);
+    }
+}

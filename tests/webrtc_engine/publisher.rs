@@ -1,6 +1,7 @@
 //! A publisher on `str0m`, an independent WebRTC stack, over real loopback sockets.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -23,6 +24,13 @@ enum Way {
     Tcp(TcpStream),
 }
 
+/// The lines of a description that are wanted.
+fn lines(sdp: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let mut kept: Vec<&str> = sdp.lines().filter(|line| wanted(line)).collect();
+    kept.push("");
+    kept.join("\r\n")
+}
+
 pub(crate) struct Publisher {
     rtc: Rtc,
     way: Way,
@@ -37,6 +45,8 @@ pub(crate) struct Publisher {
     pub(crate) keyframe_requests: usize,
     /// The stack has given up: a fatal alert came, for one.
     pub(crate) failed: bool,
+    /// Where datagrams came from.
+    pub(crate) sources: HashSet<SocketAddr>,
 }
 
 impl Publisher {
@@ -110,16 +120,13 @@ impl Publisher {
             connected: false,
             keyframe_requests: 0,
             failed: false,
+            sources: HashSet::new(),
         }
     }
 
     /// The offer, without candidates: the server must find out by itself where its publisher is.
     pub(crate) fn offer(&self) -> String {
-        self.offer
-            .lines()
-            .filter(|line| !line.starts_with("a=candidate"))
-            .map(|line| format!("{line}\r\n"))
-            .collect()
+        lines(&self.offer, |line| !line.starts_with("a=candidate"))
     }
 
     /// Takes the answer, of which only candidates of the way in use are kept.
@@ -128,11 +135,9 @@ impl Publisher {
             Way::Udp(_) => " tcp ",
             Way::Tcp(_) => " udp ",
         };
-        let answer: String = answer
-            .lines()
-            .filter(|line| !(line.starts_with("a=candidate") && line.contains(unwanted)))
-            .map(|line| format!("{line}\r\n"))
-            .collect();
+        let answer = lines(answer, |line| {
+            !(line.starts_with("a=candidate") && line.contains(unwanted))
+        });
         let answer = SdpAnswer::from_sdp_string(&answer).expect("str0m reads the answer");
         self.rtc
             .sdp_api()
@@ -198,6 +203,7 @@ impl Publisher {
             }
         }
         if let Ok((from, datagram)) = tokio::time::timeout(pause, self.receive()).await {
+            self.sources.insert(from);
             let proto = match self.way {
                 Way::Udp(_) => Protocol::Udp,
                 Way::Tcp(_) => Protocol::Tcp,
@@ -222,7 +228,7 @@ impl Publisher {
                     .to_vec();
                 frame.extend_from_slice(datagram);
                 // The server may have closed the connection.
-                let _ = stream.write_all(&frame).await;
+                let _gone = stream.write_all(&frame).await;
             }
         }
     }

@@ -1,3 +1,10 @@
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss
+)]
+
 use proptest::prelude::*;
 
 use super::*;
@@ -200,7 +207,11 @@ fn sound_is_cut_at_multiples_and_never_drifts() {
     let cuts = cuts(limits(rule), rule, &units);
     for (index, cut) in cuts.iter().filter(|c| c.starts_segment).enumerate() {
         let multiple = 320 + index as u64 * 96_000;
-        assert!(cut.start.abs_diff(multiple) <= 480, "{} {multiple}", cut.start);
+        assert!(
+            cut.start.abs_diff(multiple) <= 480,
+            "{} {multiple}",
+            cut.start
+        );
     }
     assert!(cuts.iter().all(|c| c.duration() <= 9600));
 }
@@ -213,7 +224,10 @@ fn a_pause_keeps_the_segment() {
     }
     cutter.pause(18_000);
     assert!(!cutter.resume(false));
-    assert!(!cutter.resume(true), "a fifth of a second is too short for a segment");
+    assert!(
+        !cutter.resume(true),
+        "a fifth of a second is too short for a segment"
+    );
     cutter.pause(180_000);
     assert!(cutter.resume(true));
 }

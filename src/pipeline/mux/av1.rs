@@ -102,11 +102,14 @@ fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
 fn with_size(payload: &[u8]) -> Vec<u8> {
     let mut obu = vec![SEQUENCE_HEADER << 3 | 0b10];
     let mut size = payload.len();
-    while size >= 0x80 {
-        obu.push((size & 0x7f) as u8 | 0x80);
+    loop {
+        let low = size.to_le_bytes()[0] & 0x7f;
         size >>= 7;
+        obu.push(low | u8::from(size > 0) << 7);
+        if size == 0 {
+            break;
+        }
     }
-    obu.push(size as u8);
     obu.extend_from_slice(payload);
     obu
 }
@@ -145,12 +148,12 @@ impl Sequence {
             tools(&mut bits)?;
         }
         bits.skip(3)?; // superres, cdef, restoration
-        let colr = colour(&mut bits, &mut av1c)?;
+        let (described, colr) = colour(&mut bits, &mut av1c)?;
         Some(Self {
             av1c,
             width,
             height,
-            colr,
+            colr: described.then_some(colr),
         })
     }
 }
@@ -208,8 +211,8 @@ fn tools(bits: &mut Bits<'_>) -> Option<()> {
     Some(())
 }
 
-/// `color_config()`.
-fn colour(bits: &mut Bits<'_>, av1c: &mut Av1c) -> Option<Option<Colr>> {
+/// `color_config()`: whether it describes the colour, and how.
+fn colour(bits: &mut Bits<'_>, av1c: &mut Av1c) -> Option<(bool, Colr)> {
     av1c.high_bitdepth = bits.flag()?;
     av1c.twelve_bit = av1c.seq_profile == 2 && av1c.high_bitdepth && bits.flag()?;
     av1c.monochrome = av1c.seq_profile != 1 && bits.flag()?;
@@ -240,12 +243,13 @@ fn colour(bits: &mut Bits<'_>, av1c: &mut Av1c) -> Option<Option<Colr>> {
             av1c.chroma_sample_position = bits.small(2)?;
         }
     }
-    Some(described.then(|| Colr::Nclx {
+    let colr = Colr::Nclx {
         colour_primaries: primaries.into(),
         transfer_characteristics: transfer.into(),
         matrix_coefficients: matrix.into(),
         full_range_flag: full_range,
-    }))
+    };
+    Some((described, colr))
 }
 
 #[cfg(test)]

@@ -27,8 +27,6 @@ fn first_bytes(mut unit: &[u8], length_size: usize) -> impl Iterator<Item = u8> 
 
 /// `hvc1.` and the parameters of ISO/IEC 14496-15 annex E.3.
 pub(super) fn hevc_codecs(hvcc: &Hvcc) -> String {
-    use std::fmt::Write;
-
     let space = match hvcc.general_profile_space {
         1 => "A",
         2 => "B",
@@ -36,22 +34,19 @@ pub(super) fn hevc_codecs(hvcc: &Hvcc) -> String {
         _ => "",
     };
     let compatibility = u32::from_be_bytes(hvcc.general_profile_compatibility_flags).reverse_bits();
-    let mut text = format!(
+    let mut fields = vec![format!(
         "hvc1.{space}{}.{compatibility:X}.{}{}",
         hvcc.general_profile_idc,
         if hvcc.general_tier_flag { 'H' } else { 'L' },
         hvcc.general_level_idc,
-    );
+    )];
     let constraints = &hvcc.general_constraint_indicator_flags;
     let used = constraints
         .iter()
         .rposition(|&b| b != 0)
         .map_or(0, |i| i + 1);
-    for byte in &constraints[..used] {
-        // Writing to a String does not fail.
-        let _ = write!(text, ".{byte:X}");
-    }
-    text
+    fields.extend(constraints[..used].iter().map(|byte| format!("{byte:X}")));
+    fields.join(".")
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use gst::{glib, prelude::*, subclass::prelude::*};
 use gstreamer as gst;
 
 use super::{
-    END_PART, PartMeta, boxes,
+    END_PART,
     format::{Input, TrackFormat},
     fragment::{AccessUnit, Fragment, Fragmenter, Taken},
+    output,
 };
 use crate::pipeline::{
     START_OFFSET,
@@ -354,24 +355,9 @@ impl Mux {
 
     fn write_init(&self, track: &Track) -> Result<Outgoing, gst::FlowError> {
         let track_id = self.settings().track_id;
-        let bytes = boxes::init_segment(&track.format, track_id, track.timescale)
-            .map_err(|error| self.mux_error(&error))?;
-        let mut buffer = gst::Buffer::from_mut_slice(bytes);
-        if let Some(buffer) = buffer.get_mut() {
-            buffer.set_flags(gst::BufferFlags::HEADER);
-        }
-        let format = &track.format;
-        let mut caps = gst::Caps::builder("video/quicktime")
-            .field("variant", "iso-fragmented")
-            .field("codecs", &format.codecs)
-            .field("timescale", track.timescale)
-            .field("streamheader", gst::Array::new([&buffer]));
-        if let Some((width, height)) = format.resolution {
-            caps = caps.field("width", width).field("height", height);
-        } else {
-            caps = caps.field("channels", u32::from(format.channels));
-        }
-        Ok(Outgoing::Init(caps.build(), buffer))
+        output::init(&track.format, track_id, track.timescale)
+            .map(|(caps, buffer)| Outgoing::Init(caps, buffer))
+            .map_err(|error| self.write_error(&error))
     }
 
     fn write_parts(
@@ -380,56 +366,17 @@ impl Mux {
         timescale: u32,
         outgoing: &mut Vec<Outgoing>,
     ) -> Result<(), gst::FlowError> {
+        let track_id = self.settings().track_id;
         for fragment in fragments {
-            outgoing.push(self.write_part(fragment, timescale)?);
+            let buffer = output::part(fragment, track_id, timescale)
+                .map_err(|error| self.write_error(&error))?;
+            outgoing.push(Outgoing::Part(buffer));
         }
         Ok(())
     }
 
-    fn write_part(
-        &self,
-        fragment: &Fragment<gst::Buffer>,
-        timescale: u32,
-    ) -> Result<Outgoing, gst::FlowError> {
-        let track_id = self.settings().track_id;
-        let bytes = boxes::part(fragment, track_id, |data, bytes| {
-            if let Ok(map) = data.map_readable() {
-                bytes.extend_from_slice(&map);
-            }
-        })
-        .map_err(|error| self.mux_error(&error))?;
-        let meta = PartMeta {
-            decode_time: fragment.decode_time,
-            presentation_time: fragment.presentation_time,
-            duration: fragment.duration,
-            samples: u32::try_from(fragment.samples.len()).unwrap_or(u32::MAX),
-            independent: fragment.samples.first().is_some_and(|s| s.sync),
-            starts_segment: fragment.starts_segment,
-            discontinuity: fragment.discontinuity,
-        };
-        let mut buffer = gst::Buffer::from_mut_slice(bytes);
-        if let Some(buffer) = buffer.get_mut() {
-            let time =
-                |ticks: u64| gst::ClockTime::SECOND.mul_div_round(ticks, u64::from(timescale));
-            buffer.set_dts(time(meta.decode_time));
-            buffer.set_pts(time(meta.presentation_time));
-            buffer.set_duration(time(meta.duration));
-            if !meta.independent {
-                buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
-            }
-            if meta.discontinuity {
-                buffer.set_flags(gst::BufferFlags::DISCONT);
-            }
-            meta.attach(buffer).map_err(|error| {
-                gst::element_imp_error!(self, gst::CoreError::Failed, ["{error}"]);
-                gst::FlowError::Error
-            })?;
-        }
-        Ok(Outgoing::Part(buffer))
-    }
-
-    fn mux_error(&self, error: &mp4_atom::Error) -> gst::FlowError {
-        gst::element_imp_error!(self, gst::StreamError::Mux, ["cannot write boxes: {error}"]);
+    fn write_error(&self, error: &output::WriteError) -> gst::FlowError {
+        gst::element_imp_error!(self, gst::StreamError::Mux, ["{error}"]);
         gst::FlowError::Error
     }
 
@@ -487,8 +434,9 @@ impl Mux {
                 }
             }
             EventView::Eos(_) => {
-                // The result can only be the flow of a downstream that is gone.
-                let _ = self.close();
+                if let Err(flow) = self.close() {
+                    gst::debug!(CAT, imp = self, "last part: {flow}");
+                }
                 gst::Pad::event_default(pad, Some(&*self.obj()), event)
             }
             EventView::FlushStop(_) => {
@@ -517,8 +465,10 @@ impl Mux {
 
     fn end_part(&self) {
         let _lock = self.sinkpad.stream_lock();
-        // The next access unit meets the same flow and reports it.
-        let _ = self.close_with(Fragmenter::pause);
+        // The next access unit meets the same flow and returns it.
+        if let Err(flow) = self.close_with(Fragmenter::pause) {
+            gst::debug!(CAT, imp = self, "ending a part: {flow}");
+        }
     }
 
     fn close_with(

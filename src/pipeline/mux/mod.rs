@@ -14,6 +14,7 @@ mod h26x;
 #[allow(unreachable_pub)]
 mod imp;
 mod opus;
+mod output;
 mod vp9;
 
 use gst::{glib, prelude::*};

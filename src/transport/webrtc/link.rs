@@ -21,6 +21,7 @@ use super::{
     handshake::{self, Alert, Flight},
     inbox::{Inbox, Kind, kind},
     life::Life,
+    paths::Paths,
 };
 use crate::{
     media::TrackIndex,
@@ -60,6 +61,7 @@ pub(super) struct Link {
     has_tcp: AtomicBool,
     flight: Mutex<Flight>,
     nominations: Mutex<VecDeque<(SocketAddr, Vec<u8>)>>,
+    paths: Mutex<Paths>,
     keyframes_wanted: AtomicU8,
     pub(super) counters: Counters,
 }
@@ -72,7 +74,6 @@ pub(super) struct Counters {
     pub(super) lost: AtomicU64,
     pub(super) nacks: AtomicU64,
     pub(super) plis: AtomicU64,
-    remote: Mutex<Option<SocketAddr>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,6 +91,7 @@ impl Link {
             has_tcp: AtomicBool::new(false),
             flight: Mutex::default(),
             nominations: Mutex::default(),
+            paths: Mutex::default(),
             keyframes_wanted: AtomicU8::new(0),
             counters: Counters::default(),
         }
@@ -107,6 +109,11 @@ impl Link {
 
     pub(super) fn life(&self) -> &Life {
         &self.life
+    }
+
+    /// The addresses the publisher was met at.
+    pub(super) fn paths(&self) -> MutexGuard<'_, Paths> {
+        lock(&self.paths)
     }
 
     fn inbox(&self, family: Family) -> MutexGuard<'_, Inbox> {
@@ -134,16 +141,16 @@ impl Link {
     /// for that moment, which spares the publisher's retransmission timer (50 ms in FFmpeg).
     pub(super) fn deliver_request(&self, from: SocketAddr, datagram: &[u8], nominates: bool) {
         self.life.heard(Instant::now());
-        if !self.life.is_connected() {
-            *lock(&self.counters.remote) = Some(from);
-            if nominates {
-                let mut nominations = lock(&self.nominations);
-                nominations.retain(|(address, _)| *address != from);
-                if nominations.len() >= NOMINATIONS {
-                    nominations.pop_front();
-                }
-                nominations.push_back((from, datagram.to_vec()));
+        if nominates {
+            self.paths().nominate(from);
+        }
+        if nominates && !self.life.is_connected() {
+            let mut nominations = lock(&self.nominations);
+            nominations.retain(|(address, _)| *address != from);
+            if nominations.len() >= NOMINATIONS {
+                nominations.pop_front();
             }
+            nominations.push_back((from, datagram.to_vec()));
         }
         self.deliver(from, datagram);
     }
@@ -151,6 +158,7 @@ impl Link {
     /// The response to one of our checks.
     pub(super) fn deliver_response(&self, from: SocketAddr, datagram: &[u8]) {
         self.life.heard(Instant::now());
+        self.paths().answered(from);
         self.deliver(from, datagram);
         if !self.life.is_connected() {
             let nomination = {
@@ -292,7 +300,7 @@ impl Link {
                 + self.inbox(Family::V6).dropped(),
             nacks_sent: counters.nacks.load(Ordering::Relaxed),
             plis_sent: counters.plis.load(Ordering::Relaxed),
-            remote_address: *lock(&counters.remote),
+            remote_address: self.paths().current(),
         }
     }
 }

@@ -17,6 +17,7 @@ mod inbox;
 mod life;
 mod link;
 mod nack;
+mod paths;
 mod peer;
 mod receiver;
 mod routes;

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -120,10 +120,15 @@ impl Routes {
         tables.by_transaction.insert(transaction, Arc::clone(link));
     }
 
-    /// Hands a datagram that came over UDP to its peer.
-    pub(super) fn deliver(&self, from: SocketAddr, datagram: &[u8]) -> Delivery {
+    /// Hands a datagram that came over UDP to its peer. `to` is the address of this machine it was sent to, if known.
+    pub(super) fn deliver(
+        &self,
+        from: SocketAddr,
+        to: Option<IpAddr>,
+        datagram: &[u8],
+    ) -> Delivery {
         if kind(datagram) == Kind::Stun {
-            return self.deliver_stun(from, datagram);
+            return self.deliver_stun(from, to, datagram);
         }
         let link = self.tables().by_address.get(&from).cloned();
         match link {
@@ -135,13 +140,18 @@ impl Routes {
         }
     }
 
-    fn deliver_stun(&self, from: SocketAddr, datagram: &[u8]) -> Delivery {
+    fn deliver_stun(&self, from: SocketAddr, to: Option<IpAddr>, datagram: &[u8]) -> Delivery {
         match stun::read(datagram) {
-            Some(Stun::Request { to, nominates, .. }) => {
-                let Some(link) = self.authenticate(to, datagram) else {
+            Some(Stun::Request {
+                to: ufrag,
+                nominates,
+                ..
+            }) => {
+                let Some(link) = self.authenticate(ufrag, datagram) else {
                     return Delivery::Unknown;
                 };
                 self.learn(&link, from, true);
+                link.paths().met(from, to);
                 link.deliver_request(from, datagram, nominates);
                 Delivery::Delivered
             }
@@ -229,13 +239,25 @@ mod tests {
         let routes = routes();
         let first = link(&routes, "first");
         let second = link(&routes, "second");
-        assert_eq!(routes.deliver(address(1), &[128, 0]), Delivery::Unknown);
+        assert_eq!(
+            routes.deliver(address(1), None, &[128, 0]),
+            Delivery::Unknown
+        );
         for (ufrag, port) in [("first", 1), ("second", 2)] {
             let check = request(&format!("{ufrag}:x"), PASSWORD, false);
-            assert_eq!(routes.deliver(address(port), &check), Delivery::Delivered);
+            assert_eq!(
+                routes.deliver(address(port), None, &check),
+                Delivery::Delivered
+            );
         }
-        assert_eq!(routes.deliver(address(1), &[22, 7]), Delivery::Delivered);
-        assert_eq!(routes.deliver(address(2), &[22, 8]), Delivery::Delivered);
+        assert_eq!(
+            routes.deliver(address(1), None, &[22, 7]),
+            Delivery::Delivered
+        );
+        assert_eq!(
+            routes.deliver(address(2), None, &[22, 8]),
+            Delivery::Delivered
+        );
         assert_eq!(first.waiting().last().unwrap().1, [22, 7]);
         assert_eq!(second.waiting().last().unwrap().1, [22, 8]);
     }
@@ -245,13 +267,16 @@ mod tests {
         let routes = routes();
         let victim = link(&routes, "victim");
         let check = request("victim:x", PASSWORD, false);
-        routes.deliver(address(1), &check);
+        routes.deliver(address(1), None, &check);
         let _other = link(&routes, "other");
         let forged = request("other:x", "not the password of other", true);
-        assert_eq!(routes.deliver(address(1), &forged), Delivery::Unknown);
+        assert_eq!(routes.deliver(address(1), None, &forged), Delivery::Unknown);
         let unknown = request("nobody:x", PASSWORD, true);
-        assert_eq!(routes.deliver(address(1), &unknown), Delivery::Unknown);
-        routes.deliver(address(1), &[22, 9]);
+        assert_eq!(
+            routes.deliver(address(1), None, &unknown),
+            Delivery::Unknown
+        );
+        routes.deliver(address(1), None, &[22, 9]);
         assert_eq!(victim.waiting().last().unwrap().1, [22, 9]);
     }
 
@@ -263,11 +288,23 @@ mod tests {
         response[0] = 0x01;
         response[1] = 0x01;
         let transaction = *response[..20].last_chunk::<12>().unwrap();
-        assert_eq!(routes.deliver(address(3), &response), Delivery::Unknown);
+        assert_eq!(
+            routes.deliver(address(3), None, &response),
+            Delivery::Unknown
+        );
         routes.expect_response(&link, transaction);
-        assert_eq!(routes.deliver(address(3), &response), Delivery::Delivered);
-        assert_eq!(routes.deliver(address(3), &response), Delivery::Unknown);
-        assert_eq!(routes.deliver(address(3), &[22, 1]), Delivery::Delivered);
+        assert_eq!(
+            routes.deliver(address(3), None, &response),
+            Delivery::Delivered
+        );
+        assert_eq!(
+            routes.deliver(address(3), None, &response),
+            Delivery::Unknown
+        );
+        assert_eq!(
+            routes.deliver(address(3), None, &[22, 1]),
+            Delivery::Delivered
+        );
     }
 
     #[test]
@@ -276,7 +313,7 @@ mod tests {
         let link = link(&routes, "gone");
         for port in 1..100 {
             let check = request("gone:x", PASSWORD, false);
-            routes.deliver(address(port), &check);
+            routes.deliver(address(port), None, &check);
             routes.expect_response(&link, [u8::try_from(port).unwrap(); 12]);
         }
         {

@@ -52,8 +52,14 @@ struct VirtualSocket {
 }
 
 impl VirtualSocket {
-    fn send(&self, to: SocketAddr, datagram: &[u8]) {
-        match kind(datagram) {
+    fn send(&self, mut to: SocketAddr, datagram: &[u8]) {
+        let kind = kind(datagram);
+        if kind != Kind::Stun
+            && let Some(current) = self.link.paths().current()
+        {
+            to = current;
+        }
+        match kind {
             Kind::Stun => {
                 if let Some(Stun::Request { transaction, .. }) = stun::read(datagram) {
                     self.shared.routes.expect_response(&self.link, transaction);
@@ -89,7 +95,8 @@ impl VirtualSocket {
 
 fn transmit(link: &Link, outlet: &Outlet, to: SocketAddr, datagram: &[u8]) {
     if !link.send_tcp(to, datagram) {
-        outlet.send(to, datagram);
+        let from = link.paths().local(to);
+        outlet.send(to, from, datagram);
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket};
-use webrtc::runtime::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
+use webrtc::runtime::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
 use super::routes::{Delivery, Routes};
 
@@ -70,7 +70,8 @@ fn enlarge_receive_buffer(socket: &Socket) {
 /// The sending side of the shared socket.
 pub(super) struct Outlet {
     socket: UdpSocket,
-    ipv6: bool,
+    state: UdpSocketState,
+    local: SocketAddr,
     dropped: AtomicU64,
 }
 
@@ -78,21 +79,35 @@ impl Outlet {
     /// Must be called on the runtime that reads the socket.
     pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let socket = UdpSocket::from_std(socket)?;
-        let ipv6 = socket.local_addr()?.is_ipv6();
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         Ok(Self {
+            local: socket.local_addr()?,
+            state,
             socket,
-            ipv6,
             dropped: AtomicU64::new(0),
         })
     }
 
-    /// Sends one datagram. What the kernel does not take at once is dropped, as on any network.
-    pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) {
-        let to = match (self.ipv6, to.ip()) {
+    /// Sends one datagram. `from` is the address of this machine that the receiver sends to: a socket bound to a
+    /// wildcard would leave the choice to the routing table, and ICE takes an answer from another address for none.
+    /// What the kernel does not take at once is dropped, as on any network.
+    pub(super) fn send(&self, to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) {
+        let destination = match (self.local.is_ipv6(), to.ip()) {
             (true, IpAddr::V4(ip)) => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
             _ => to,
         };
-        if let Err(error) = self.socket.try_send_to(datagram, to) {
+        let transmit = Transmit {
+            destination,
+            ecn: None,
+            contents: datagram,
+            segment_size: None,
+            src_ip: from.filter(|_| self.local.ip().is_unspecified()),
+        };
+        let sent = self.socket.try_io(Interest::WRITABLE, || {
+            self.state
+                .try_send(UdpSockRef::from(&self.socket), &transmit)
+        });
+        if let Err(error) = sent {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             tracing::trace!(%to, %error, "datagram not sent");
         }
@@ -102,7 +117,6 @@ impl Outlet {
 /// Reads the socket for ever and hands each datagram to its peer.
 pub(super) async fn read(outlet: Arc<Outlet>, routes: Arc<Routes>) -> io::Result<()> {
     let socket = &outlet.socket;
-    let state = UdpSocketState::new(UdpSockRef::from(socket))?;
     let mut buffers = vec![vec![0; DATAGRAM]; BATCH_SIZE];
     let mut metas = vec![RecvMeta::default(); BATCH_SIZE];
     let mut unknown: u64 = 0;
@@ -114,7 +128,9 @@ pub(super) async fn read(outlet: Arc<Outlet>, routes: Arc<Routes>) -> io::Result
                     .iter_mut()
                     .map(|buffer| IoSliceMut::new(buffer))
                     .collect();
-                state.recv(UdpSockRef::from(socket), &mut slices, &mut metas)
+                outlet
+                    .state
+                    .recv(UdpSockRef::from(socket), &mut slices, &mut metas)
             });
             match read {
                 Ok(count) => {
@@ -122,7 +138,7 @@ pub(super) async fn read(outlet: Arc<Outlet>, routes: Arc<Routes>) -> io::Result
                         let from = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
                         let datagrams = buffer.get(..meta.len).unwrap_or_default();
                         for datagram in datagrams.chunks(meta.stride.max(1)) {
-                            if routes.deliver(from, datagram) == Delivery::Unknown {
+                            if routes.deliver(from, meta.dst_ip, datagram) == Delivery::Unknown {
                                 unknown += 1;
                             }
                         }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use whipgate_publisher::{
-    AudioSource, ClipSpec, LiveSpec, PublishOptions, Publisher, VideoCodec, VideoFormat,
+    AudioSource, ClipSpec, LiveSpec, PathOptions, PublishOptions, Publisher, VideoCodec, VideoFormat,
     VideoSource,
     bench::{BenchOptions, bench, table},
     load::{LoadOptions, percentile, run},
@@ -39,6 +39,8 @@ struct Cli {
 enum What {
     /// Publish a moving picture with a clock, a flash and a beep each second, until interrupted.
     Demo(Demo),
+    /// Publish one repeated clip over a network that may be bad, and print JSON figures.
+    Publish(Publish),
     /// Publish many sessions and print JSON figures.
     Load(Load),
     /// Follow sessions that are live and print JSON figures of their pictures.
@@ -66,6 +68,31 @@ struct Demo {
     /// No sound.
     #[arg(long)]
     no_audio: bool,
+}
+
+#[derive(Args)]
+struct Publish {
+    /// WHIP endpoint, for example <http://127.0.0.1:4000/whip/test>.
+    #[arg(long)]
+    url: String,
+    /// Bearer token.
+    #[arg(long, env = "WHIP_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// h264, h265, av1 or vp9.
+    #[arg(long, default_value = "h264")]
+    codec: VideoCodec,
+    /// For how many seconds.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Percentage of packets that are lost on the way.
+    #[arg(long, default_value_t = 0.0)]
+    loss: f32,
+    /// Percentage of payloads that are replaced by random bytes.
+    #[arg(long, default_value_t = 0.0)]
+    garbage: f32,
+    /// Sound starts so many milliseconds late.
+    #[arg(long, default_value_t = 0)]
+    late_audio: u64,
 }
 
 #[derive(Args)]
@@ -189,6 +216,7 @@ fn main() -> ExitCode {
 async fn dispatch(command: What) -> Result<()> {
     match command {
         What::Demo(arguments) => demo(arguments).await,
+        What::Publish(arguments) => publish(arguments).await,
         What::Load(arguments) => load(arguments).await,
         What::Measure(arguments) => measure(arguments).await,
         What::Bench(arguments) => run_bench(arguments).await,
@@ -236,6 +264,37 @@ async fn demo(arguments: Demo) -> Result<()> {
             () = tokio::time::sleep(RETRY) => {}
             () = &mut stop => return Ok(()),
         }
+    }
+}
+
+async fn publish(arguments: Publish) -> Result<()> {
+    let path = PathOptions {
+        loss_percent: arguments.loss,
+        garbage_percent: arguments.garbage,
+        ..PathOptions::default()
+    };
+    let publisher = Publisher::start(PublishOptions {
+        url: arguments.url,
+        token: arguments.token,
+        video: Some(VideoSource::Clip(ClipSpec {
+            format: VideoFormat {
+                codec: arguments.codec,
+                ..VideoFormat::default()
+            },
+            ..ClipSpec::default()
+        })),
+        video_path: path,
+        audio_path: PathOptions {
+            starts_after: Duration::from_millis(arguments.late_audio),
+            ..path
+        },
+        ..PublishOptions::default()
+    })
+    .await?;
+    let end = Instant::now() + Duration::from_secs(arguments.seconds);
+    tokio::select! {
+        ended = publisher.wait_ended() => anyhow::bail!("the publication ended ({ended:?})"),
+        () = stopped(Some(end)) => print(&publisher.stop().await?),
     }
 }
 

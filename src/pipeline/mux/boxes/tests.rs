@@ -1,3 +1,10 @@
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss
+)]
+
 use mp4_atom::{Any, Decode, DecodeMaybe};
 
 use super::*;
@@ -49,7 +56,11 @@ fn what_samples_share_is_said_once() {
     assert_eq!(traf.tfhd.default_sample_duration, Some(960));
     assert_eq!(traf.tfhd.default_sample_flags, Some(SYNC));
     let entries: Vec<_> = traf.trun[0].samples.iter().collect();
-    assert!(entries.iter().all(|e| e.duration.is_none() && e.flags.is_none() && e.cts.is_none()));
+    assert!(
+        entries
+            .iter()
+            .all(|e| e.duration.is_none() && e.flags.is_none() && e.cts.is_none())
+    );
     let offset = traf.trun[0].data_offset.unwrap() as usize;
     assert_eq!(bytes[offset - 4..offset], *b"mdat");
     assert_eq!(bytes[offset..], [0, 1, 1, 2, 2, 2]);

@@ -1,3 +1,10 @@
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss
+)]
+
 use std::time::Duration;
 
 use super::*;
@@ -168,7 +175,10 @@ fn sound_does_not_flicker_and_does_not_drift() {
         odd += usize::from(sample.duration != 960);
         time += i64::from(sample.duration);
     }
-    assert!(odd < 1000, "{odd} of 10000 durations differ from a packet's");
+    assert!(
+        odd < 1000,
+        "{odd} of 10000 durations differ from a packet's"
+    );
 }
 
 #[test]
