@@ -93,6 +93,7 @@ pub(super) struct Media {
     board: Arc<Board>,
     outputs: Option<Outputs>,
     kinds: Vec<MediaKind>,
+    stream_start: Instant,
     publication: Option<Publication>,
     made: Vec<Made>,
     last_packet: Option<Instant>,
@@ -131,6 +132,7 @@ impl Media {
             board,
             outputs: None,
             kinds: Vec::new(),
+            stream_start: now,
             publication: None,
             made: Vec::new(),
             last_packet: None,
@@ -148,6 +150,7 @@ impl Media {
             // Players cannot be told of a rendition that comes or goes, so other tracks mean another playlist.
             self.end_stream(now);
             let stream = hls::Stream::new(self.settings.hls.clone());
+            self.stream_start = now;
             self.board.lock().stream = Some(stream.clone());
             self.outputs = Some(Outputs::new(
                 self.id.clone(),
@@ -166,6 +169,7 @@ impl Media {
             Arc::clone(&self.pipelines),
             self.settings.pipeline,
             self.settings.keyframe_interval,
+            now.saturating_duration_since(self.stream_start),
         );
         if let Some(outputs) = &mut self.outputs {
             outputs.begin(kinds, publication.started());

@@ -58,6 +58,8 @@ pub(super) struct Publication {
     id: PublicationId,
     epoch: Instant,
     epoch_wall: SystemTime,
+    /// Added to presentation times, in ns: they go on over the publications of a session and never go back.
+    base: i64,
     /// Wall-clock time of presentation time 0, known from the first packet on.
     zero_wall: Option<SystemTime>,
     timeline: Timeline,
@@ -87,13 +89,14 @@ pub(super) struct TrackStatus {
 }
 
 impl Publication {
-    /// Starts the pipelines of these tracks.
+    /// Starts the pipelines of these tracks. `base` is the age of the session's playlist.
     pub(super) fn start(
         id: PublicationId,
         tracks: &[TrackInfo],
         pipelines: Arc<Pipelines>,
         settings: pipeline::Settings,
         keyframe_interval: Duration,
+        base: Duration,
     ) -> Self {
         let clocks: Vec<_> = tracks
             .iter()
@@ -106,6 +109,7 @@ impl Publication {
             id,
             epoch: Instant::now(),
             epoch_wall: SystemTime::now(),
+            base: i64::try_from(base.as_nanos()).unwrap_or(i64::MAX),
             zero_wall: None,
             timeline: Timeline::new(timeline::Settings::default(), &clocks),
             tracks: Vec::with_capacity(tracks.len()),
@@ -229,6 +233,7 @@ impl Publication {
                 arrival,
                 after_loss,
             } => {
+                let pts = pts.saturating_add(self.base);
                 self.zero_wall
                     .get_or_insert_with(|| shift(self.epoch_wall + arrival, -pts));
                 if let Some(demand) = &mut self.tracks[track].demand {

@@ -16,7 +16,7 @@ test('two sessions and a broken one do not disturb each other', { timeout: 90_00
       const [file] = await gateway.recordings(name);
       await decodesCleanly(file);
       assert.ok((await packets(file, 'v:0')) >= 12 * 30 - 5);
-      assert.doesNotMatch((await mediaPlaylist(gateway, name, 'video')).text, /DISCONTINUITY/);
+      assert.doesNotMatch((await mediaPlaylist(gateway, name, 'video')).text, /#EXT-X-DISCONTINUITY\n/);
     }
     assert.equal((await fetch(`${gateway.base}/healthz`)).status, 200);
   } finally {
@@ -39,7 +39,8 @@ test('a publisher that crashed returns and the same playlist goes on', { timeout
     assert.ok(text.includes(`URI="${key}-`), 'the playlist is another one');
     assert.equal((await gateway.recordings('again')).length, 2);
     for (const file of await gateway.recordings('again')) await decodesCleanly(file);
-    await decodesCleanly(gateway.hls('again'));
+    // FFmpeg remarks on every further init segment, which RFC 8216 permits after a discontinuity.
+    await decodesCleanly(gateway.hls('again'), { ignore: /Found duplicated MOOV Atom/ });
   } finally {
     await gateway.stop();
   }

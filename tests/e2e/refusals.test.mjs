@@ -70,11 +70,13 @@ test('a missing GStreamer element is named with the package that has it', async 
 test('a broken pipeline text is named with its file', async () => {
   const dir = await mkdtemp(path.join(tmpdir(), 'whipgate-e2e-'));
   try {
-    for (const name of ['h264', 'h265', 'av1', 'vp9', 'opus']) await writeFile(path.join(dir, `${name}.launch`), 'identity ! nosuchelement');
-    const { code, output } = await refused(['check-config', '--set', `pipelines.dir=${dir}`]);
-    assert.equal(code, 64, output);
-    assert.match(output, /nosuchelement/);
-    assert.match(output, /\.launch/);
+    const expected = { 'identity ! nosuchelement': /nosuchelement/, 'identity nosuchproperty=1 ! fakesink': /h264\.launch.*nosuchproperty/s };
+    for (const [text, message] of Object.entries(expected)) {
+      for (const name of ['h264', 'h265', 'av1', 'vp9', 'opus']) await writeFile(path.join(dir, `${name}.launch`), text);
+      const { code, output } = await refused(['check-config', '--set', `pipelines.dir=${dir}`]);
+      assert.equal(code, 64, output);
+      assert.match(output, message);
+    }
   } finally {
     await rm(dir, { recursive: true, force: true });
   }

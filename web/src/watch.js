@@ -76,7 +76,7 @@ function play() {
     if (!details.live) state.ended = true;
   });
   hls.on(Events.ERROR, (_, data) => {
-    state.errors.push({ details: data.details, fatal: data.fatal, reason: data.reason ?? data.error?.message });
+    state.errors.push({ details: data.details, fatal: data.fatal, reason: data.reason ?? data.error?.message, media: video.error?.message });
     if (data.details === ErrorDetails.BUFFER_STALLED_ERROR && !video.paused && !state.ended) state.stalls += 1;
     if (!data.fatal) return;
     if (data.type === ErrorTypes.MEDIA_ERROR && !state.recovered) {
