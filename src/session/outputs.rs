@@ -164,7 +164,9 @@ impl Outputs {
                 self.head.clone_from(&self.inits);
             }
             Some(_) => {}
-            None if self.held.iter().any(|held| held.is_part_of(kind)) => self.held.push(Held::Init(kind, init)),
+            None if self.held.iter().any(|held| held.is_part_of(kind)) => {
+                self.held.push(Held::Init(kind, init))
+            }
             None => {
                 self.head.insert(kind, init);
             }

@@ -17,8 +17,8 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use whipgate_publisher::{
-    AudioSource, ClipSpec, LiveSpec, PathOptions, PublishOptions, Publisher, VideoCodec, VideoFormat,
-    VideoSource,
+    AudioSource, ClipSpec, LiveSpec, PathOptions, PublishOptions, Publisher, VideoCodec,
+    VideoFormat, VideoSource,
     bench::{BenchOptions, bench, table},
     load::{LoadOptions, percentile, run},
     receiver::{Received, Receiver, ReceiverOptions},
