@@ -36,10 +36,13 @@ function fail(text) {
   phase('failed');
 }
 
-/** A canvas with a wall clock, a moving mark, a flash and a beep each full second. */
+/** A canvas with a wall clock, a moving mark, a flash and a beep each full second; `height` in the query sets its size. */
 function testSource() {
-  const canvas = Object.assign(document.createElement('canvas'), { width: 1280, height: 720 });
+  const height = Math.min(Math.max(Number(query.get('height')) || 720, 90), 2160);
+  const width = Math.round((height * 16) / 9 / 2) * 2;
+  const canvas = Object.assign(document.createElement('canvas'), { width, height });
   const paint = canvas.getContext('2d');
+  paint.scale(height / 720, height / 720);
   const draw = () => {
     const now = Date.now();
     const fraction = (now % 1000) / 1000;
