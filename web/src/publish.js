@@ -192,18 +192,21 @@ async function start() {
   sendCandidates?.({ url: connection.url, etag: response.headers.get('etag') ?? '*' });
 }
 
-/** Frees everything of this publication and tells the gateway. */
+/** Tells the gateway, then frees everything of this publication. */
 async function end() {
   const old = connection;
   connection = null;
   if (!old) return;
+  // Before the connection is closed: a connection that closes first looks like a publisher who may come back.
+  if (old.url) {
+    const headers = authorization(old.token);
+    const bound = AbortSignal.timeout(3000);
+    await fetch(old.url, { method: 'DELETE', headers, keepalive: true, signal: bound }).catch(() => {});
+  }
   old.pc.close();
   old.source.stop();
   for (const track of old.source.stream.getTracks()) track.stop();
   $('preview').srcObject = null;
-  if (old.url) {
-    await fetch(old.url, { method: 'DELETE', headers: authorization(old.token), keepalive: true }).catch(() => {});
-  }
 }
 
 async function stop() {
