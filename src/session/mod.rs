@@ -110,17 +110,22 @@ struct Session {
 }
 
 /// Passes what the transport says on to the session's worker.
-struct ToMedia(Mailbox<Media>);
+struct ToMedia {
+    mailbox: Mailbox<Media>,
+    metrics: Arc<Metrics>,
+}
 
 impl PublishSink for ToMedia {
     fn on_event(&self, event: PublishEvent) {
         match event {
             PublishEvent::Rtp { .. } | PublishEvent::SenderReport { .. } => {
-                // A full inbox counts the drop; the timeline treats it as a loss.
-                self.0.offer(Event::Publish(event));
+                // To the timeline a dropped packet is a lost one.
+                if !self.mailbox.offer(Event::Publish(event)) {
+                    self.metrics.events_dropped.inc();
+                }
             }
             PublishEvent::Started { .. } | PublishEvent::Ended { .. } => {
-                self.0.send(Event::Publish(event))
+                self.mailbox.send(Event::Publish(event))
             }
         }
     }
@@ -339,7 +344,10 @@ impl Sessions {
         let mailbox = self.0.workers.spawn(media, INBOX);
         let transport = PublishTransport::new(
             Arc::clone(&self.0.connector),
-            Arc::new(ToMedia(mailbox.clone())),
+            Arc::new(ToMedia {
+                mailbox: mailbox.clone(),
+                metrics: Arc::clone(&self.0.metrics),
+            }),
             settings.publish.clone(),
         );
         // Set once, right here.

@@ -11,6 +11,9 @@ export async function decodesCleanly(input, { seconds = 60, args = [], ignore } 
   }
 }
 
+/** What FFmpeg remarks on every init segment after the first, which RFC 8216 permits after a discontinuity. */
+export const FURTHER_INIT = /Found duplicated MOOV Atom/;
+
 /** Streams and format as ffprobe's JSON. */
 export async function probe(input, args = []) {
   const text = await run('ffprobe', ['-v', 'error', '-show_streams', '-show_format', '-of', 'json', ...args, input]);

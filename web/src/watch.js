@@ -92,6 +92,7 @@ function play() {
     phase('live');
   };
   video.onended = () => {
+    if (state.phase === 'ended') return;
     phase('ended', 'The stream has ended', 'This page starts again when the publisher returns.');
     hls.destroy();
     afterEnd();
@@ -139,6 +140,11 @@ function meters() {
   $('buffer').textContent = `${Math.max(0, ahead).toFixed(1)} s`;
   $('stalls').textContent = state.stalls;
   $('dropped').textContent = video.getVideoPlaybackQuality?.().droppedVideoFrames ?? 0;
+  // At the end of a playlist a player may hold the last picture without ever saying that it is over.
+  const moved = video.currentTime !== state.lastTime;
+  if (moved || !state.ended || ahead > 0.5) state.still = performance.now();
+  state.lastTime = video.currentTime;
+  if (state.phase === 'live' && !video.paused && performance.now() - state.still > 1500) video.onended();
   $('live').hidden = !(latency !== null && hls.targetLatency && latency > hls.targetLatency + 3);
 }
 
