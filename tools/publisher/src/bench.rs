@@ -206,7 +206,7 @@ fn free_port() -> Result<u16> {
 pub fn table(rows: &[Row]) -> String {
     let mut table = String::from(
         "| sessions | CPU ms per session-second | same, watched | memory per session | pictures lost (of sent) \
-         | POST to first media p50 / max | newest picture age p50 / p95 | errors |\n|---|---|---|---|---|---|---|---|\n",
+         | POST to first part p50 / max | POST to first plain playlist p50 / max | newest picture age p50 / p95 | errors |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let median = |value: &dyn Fn(&LoadFigures) -> Option<f64>| {
@@ -235,7 +235,7 @@ pub fn table(rows: &[Row]) -> String {
         // Writing to a string cannot fail.
         let _written = writeln!(
             table,
-            "| {} | {} | {} | {} | {lost} ({sent}) | {} / {} | {} / {} | {wrong} |",
+            "| {} | {} | {} | {} | {lost} ({sent}) | {} / {} | {} / {} | {} / {} | {wrong} |",
             row.sessions,
             show(median(&|run| run.cpu_ms_per_session_second), 2, ""),
             show(median(&|run| run.cpu_ms_per_session_second_watched), 2, ""),
@@ -244,6 +244,8 @@ pub fn table(rows: &[Row]) -> String {
                 2,
                 " MiB"
             ),
+            show(median(&|run| run.first_part_p50_ms), 0, " ms"),
+            show(median(&|run| run.first_part_max_ms), 0, " ms"),
             show(median(&|run| run.first_media_p50_ms), 0, " ms"),
             show(median(&|run| run.first_media_max_ms), 0, " ms"),
             show(median(&|run| run.age_p50_ms), 0, " ms"),

@@ -229,8 +229,11 @@ impl Encoder {
             }));
         };
         let keyframe = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
-        let pts = buffer
-            .pts()
+        // x264enc moves its time stamps by 1000 hours and its segment with them: only running time is the source's.
+        let pts = sample
+            .segment()
+            .and_then(|segment| segment.downcast_ref::<gst::ClockTime>())
+            .and_then(|segment| segment.to_running_time(buffer.pts()?))
             .context("encoder gave data without a time")?
             .nseconds();
         Ok(Some(Encoded {

@@ -18,7 +18,7 @@ use crate::{
     clip::{AudioClipSpec, Clip, ClipSpec},
     process::{self, Usage},
     publisher::{AudioSource, PublishOptions, Publisher, Stats, VideoSource},
-    watch::{Seen, Watcher, recorded},
+    watch::{FirstMedia, Seen, Watcher, recorded},
 };
 
 /// Longest wait for first media, and for a recording to be complete.
@@ -65,7 +65,10 @@ pub struct SessionFigures {
     /// The publisher's counters.
     #[serde(flatten)]
     pub stats: Stats,
-    /// From the start of the POST to init segment and first part fetched, in milliseconds.
+    /// From the start of the POST to init segment and first part fetched by a player that asks for part 0 of segment 0,
+    /// in milliseconds.
+    pub first_part_ms: Option<f64>,
+    /// The same by a player that asks for the playlist as it is.
     pub first_media_ms: Option<f64>,
     /// Pictures missing between the first and the last one in the playlist's window.
     pub missing_in_window: Option<u64>,
@@ -100,6 +103,10 @@ pub struct LoadFigures {
     pub age_p50_ms: Option<f64>,
     /// 95th percentile of the same.
     pub age_p95_ms: Option<f64>,
+    /// Median of `first_part_ms`.
+    pub first_part_p50_ms: Option<f64>,
+    /// Largest `first_part_ms`.
+    pub first_part_max_ms: Option<f64>,
     /// Median of `first_media_ms`.
     pub first_media_p50_ms: Option<f64>,
     /// Largest `first_media_ms`.
@@ -127,7 +134,7 @@ struct Running {
     number: u32,
     publisher: Publisher,
     watcher: Watcher,
-    first_media_ms: Option<f64>,
+    first_media: Option<FirstMedia>,
     window: Seen,
     followed: Seen,
 }
@@ -225,10 +232,10 @@ async fn start(
         .with_context(|| session.clone())?;
     let posted = publisher.posted_at();
     let mut window = Seen::default();
-    let mut first_media_ms = None;
+    let mut first_media = None;
     if watch {
         match watcher.first_media(posted + PATIENCE).await {
-            Ok(at) => first_media_ms = Some((at - posted).as_secs_f64() * 1e3),
+            Ok(first) => first_media = Some(first),
             Err(error) => {
                 tracing::warn!("{session}: {error:#}");
                 window.errors += 1;
@@ -240,7 +247,7 @@ async fn start(
         number,
         publisher,
         watcher,
-        first_media_ms,
+        first_media,
         window,
         followed: Seen::default(),
     })
@@ -274,13 +281,16 @@ async fn finish(options: &LoadOptions, session: Running) -> SessionFigures {
         session,
         number,
         publisher,
-        first_media_ms,
+        first_media,
         window,
         followed,
         ..
     } = session;
     let mut errors = window.errors + followed.errors;
     let before = publisher.stats();
+    let since_post = |at: Instant| at.duration_since(publisher.posted_at()).as_secs_f64() * 1e3;
+    let first_part_ms = first_media.map(|first| since_post(first.asked));
+    let first_media_ms = first_media.map(|first| since_post(first.plain));
     if let Some(ended) = publisher.ended() {
         tracing::warn!("{session}: ended by itself: {ended:?}");
         errors += 1;
@@ -298,6 +308,7 @@ async fn finish(options: &LoadOptions, session: Running) -> SessionFigures {
         None => None,
     };
     SessionFigures {
+        first_part_ms,
         first_media_ms,
         missing_in_window: options.hls.then(|| window.gaps() + followed.gaps()),
         missing_in_recording,
@@ -375,6 +386,10 @@ fn sum_up(
         .iter()
         .filter_map(|session| session.first_media_ms)
         .collect();
+    let mut part: Vec<f64> = each
+        .iter()
+        .filter_map(|session| session.first_part_ms)
+        .collect();
     let mut connected: Vec<f64> = each
         .iter()
         .map(|session| session.stats.connected_ms)
@@ -393,6 +408,8 @@ fn sum_up(
         threads: steady.end.map(|end| end.threads),
         age_p50_ms: percentile(ages, 50.0),
         age_p95_ms: percentile(ages, 95.0),
+        first_part_p50_ms: percentile(&mut part, 50.0),
+        first_part_max_ms: percentile(&mut part, 100.0),
         first_media_p50_ms: percentile(&mut first, 50.0),
         first_media_max_ms: percentile(&mut first, 100.0),
         connected_p50_ms: percentile(&mut connected, 50.0),

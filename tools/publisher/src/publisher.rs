@@ -249,6 +249,7 @@ impl Publisher {
             origin: None,
             outbox: Vec::new(),
             repairs: Vec::new(),
+            keyframe_asked: None,
         };
         let task = tokio::spawn(session.run());
         let publisher = Self {

@@ -36,6 +36,8 @@ use crate::{
 const RECEIVE_BURST: usize = 64;
 /// Longest sleep of the task.
 const IDLE: Duration = Duration::from_secs(1);
+/// Between two requests for the keyframe a live source has to begin with.
+const KEYFRAME_RETRY: Duration = Duration::from_millis(300);
 /// Retransmissions str0m remembers per track: 3 s of 2.5 Mbit/s.
 const RTX_CACHE: (usize, Duration) = (1024, Duration::from_secs(3));
 
@@ -105,6 +107,7 @@ pub(crate) struct Session {
     pub(crate) origin: Option<Instant>,
     pub(crate) outbox: Vec<Datagram>,
     pub(crate) repairs: Vec<(usize, u16)>,
+    pub(crate) keyframe_asked: Option<Instant>,
 }
 
 /// What woke the task.
@@ -267,11 +270,15 @@ impl Session {
         let (Some(track), Some(connected)) = (self.tracks.get_mut(index), connected) else {
             return;
         };
-        if track.paused || wallclock < connected + track.path.options().starts_after {
+        // What was captured just before the connection stood is still sent: it may hold the first keyframe.
+        let starts_after = track.path.options().starts_after;
+        let too_early = !starts_after.is_zero() && wallclock < connected + starts_after;
+        if track.paused || too_early {
             return;
         }
         let packets = track.packets(unit, ticks, wallclock, self.publication);
         if packets.is_empty() {
+            self.ask_for_first_keyframe();
             return;
         }
         if track.is_video() {
@@ -382,6 +389,18 @@ impl Session {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The encoder may have spent an earlier request on a picture that was not sent.
+    fn ask_for_first_keyframe(&mut self) {
+        let now = Instant::now();
+        if self
+            .keyframe_asked
+            .is_none_or(|at| now - at > KEYFRAME_RETRY)
+        {
+            self.keyframe_asked = Some(now);
+            self.force_keyframe();
         }
     }
 

@@ -183,6 +183,38 @@ async fn every_codec_arrives_as_it_was_encoded() {
     }
 }
 
+/// NTP and RTP time of the sender reports of one track.
+fn reports(received: &[Received], video: bool) -> Vec<(SystemTime, u32)> {
+    received
+        .iter()
+        .filter_map(|event| match event {
+            Received::SenderReport {
+                kind,
+                ntp,
+                timestamp,
+            } if kind.is_video() == video => Some((*ntp, *timestamp)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// All reports of both tracks agree on when media time zero was.
+fn assert_one_clock(received: &[Received], first_timestamp: u32) {
+    let zero = |video: bool, rate: f64| -> Vec<f64> {
+        reports(received, video)
+            .into_iter()
+            .map(|(ntp, timestamp)| {
+                let wall = ntp.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+                wall - f64::from(timestamp.wrapping_sub(first_timestamp)) / rate
+            })
+            .collect()
+    };
+    let (video, audio) = (zero(true, 90_000.0), zero(false, 48_000.0));
+    for other in video.iter().chain(&audio) {
+        assert!((other - video[0]).abs() < 0.0005, "{video:?} {audio:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sender_reports_put_both_tracks_on_one_clock() {
     let mut receiver = Receiver::start(ReceiverOptions::default()).await.unwrap();
@@ -197,36 +229,11 @@ async fn sender_reports_put_both_tracks_on_one_clock() {
     })
     .await
     .unwrap();
-    let reports = |all: &[Received], video: bool| -> Vec<(SystemTime, u32)> {
-        all.iter()
-            .filter_map(|event| match event {
-                Received::SenderReport {
-                    kind,
-                    ntp,
-                    timestamp,
-                } if kind.is_video() == video => Some((*ntp, *timestamp)),
-                _ => None,
-            })
-            .collect()
-    };
     let received = collect(&mut receiver, |all| {
         reports(all, true).len() >= 5 && reports(all, false).len() >= 3
     })
     .await;
-    // Media time zero on the wall clock, as each report says it.
-    let zero = |video: bool, rate: f64| -> Vec<f64> {
-        reports(&received, video)
-            .into_iter()
-            .map(|(ntp, timestamp)| {
-                let wall = ntp.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-                wall - f64::from(timestamp.wrapping_sub(offset)) / rate
-            })
-            .collect()
-    };
-    let (video, audio) = (zero(true, 90_000.0), zero(false, 48_000.0));
-    for other in video.iter().chain(&audio) {
-        assert!((other - video[0]).abs() < 0.0005, "{video:?} {audio:?}");
-    }
+    assert_one_clock(&received, offset);
     let first_video = received
         .iter()
         .position(|event| matches!(event, Received::Unit { kind, .. } if kind.is_video()));
@@ -290,6 +297,7 @@ async fn a_live_source_answers_keyframe_requests_in_time() {
             ..LiveSpec::default()
         })),
         audio: Some(AudioSource::Live),
+        first_timestamp: Some(5_000),
         ..options(&receiver, VideoCodec::H264)
     })
     .await
@@ -309,6 +317,12 @@ async fn a_live_source_answers_keyframe_requests_in_time() {
     })
     .await;
     assert!(keyframes(&first) >= 1);
+    let begin = |video: bool, rate: u64| (units(&first, video)[0].0 - 5_000) as f64 / rate as f64;
+    let apart = (begin(true, 90_000) - begin(false, 48_000)).abs();
+    assert!(
+        apart < 0.5,
+        "both tracks begin together, not at the next regular keyframe: {apart}"
+    );
     assert!(keyframes(&first[..1.max(first.len() / 4)]) <= 1);
     receiver.request_keyframe().await;
     let asked = Instant::now();
@@ -318,6 +332,11 @@ async fn a_live_source_answers_keyframe_requests_in_time() {
         "a keyframe follows the request"
     );
     assert!(publisher.stats().keyframe_requests >= 1);
+    let timed = collect(&mut receiver, |all| {
+        reports(all, true).len() >= 2 && reports(all, false).len() >= 2
+    })
+    .await;
+    assert_one_clock(&timed, 5_000);
     publisher.stop().await.unwrap();
 }
 

@@ -62,6 +62,36 @@ impl Seen {
     }
 }
 
+/// When a session's first media was fetched.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstMedia {
+    /// By a player that asks for part 0 of segment 0 (blocking reload).
+    pub asked: Instant,
+    /// By a player that asks for the playlist as it is, as hls.js does first.
+    pub plain: Instant,
+}
+
+/// The playlist's URL with the delivery directives of RFC 8216bis section 6.2.5.
+fn blocking(media: &Url, (msn, part): (u64, u64)) -> Url {
+    let mut url = media.clone();
+    url.query_pairs_mut()
+        .append_pair("_HLS_msn", &msn.to_string())
+        .append_pair("_HLS_part", &part.to_string());
+    url
+}
+
+/// Pauses before another try, or says why there is none.
+async fn not_yet(problem: Result<()>, deadline: Instant, url: &Url) -> Result<()> {
+    if Instant::now() < deadline {
+        tokio::time::sleep(RETRY).await;
+        return Ok(());
+    }
+    match problem {
+        Err(error) => Err(error.context("no playable media in time")),
+        Ok(()) => bail!("no playable media in time at {url}"),
+    }
+}
+
 /// Follows the video of one session.
 #[derive(Clone, Debug)]
 pub struct Watcher {
@@ -93,49 +123,50 @@ impl Watcher {
             .context("cannot make an HTTP client")
     }
 
-    /// Waits until init segment and first part (or segment) are listed and fetched; gives the time at which they were.
-    pub async fn first_media(&mut self, deadline: Instant) -> Result<Instant> {
-        loop {
-            let problem = match self.try_first_media().await {
-                Ok(Some(at)) => return Ok(at),
-                Ok(None) => None,
-                Err(error) => Some(error),
-            };
-            if Instant::now() >= deadline {
-                return match problem {
-                    Some(error) => Err(error.context("no playable media in time")),
-                    None => bail!("no playable media in time at {}", self.index),
-                };
+    /// Waits until init segment and first part (or segment) are listed and fetched, in both ways in which a player
+    /// may come by them.
+    pub async fn first_media(&mut self, deadline: Instant) -> Result<FirstMedia> {
+        let media = loop {
+            match self.media_url().await {
+                Ok(Some(media)) => break media,
+                outcome => not_yet(outcome.map(drop), deadline, &self.index).await?,
             }
-            tokio::time::sleep(RETRY).await;
+        };
+        let asked = self.first_by(&media, Some((0, 0)), deadline);
+        let plain = self.first_by(&media, None, deadline);
+        let (asked, plain) = tokio::try_join!(asked, plain)?;
+        Ok(FirstMedia { asked, plain })
+    }
+
+    async fn first_by(
+        &self,
+        media: &Url,
+        part: Option<(u64, u64)>,
+        deadline: Instant,
+    ) -> Result<Instant> {
+        loop {
+            match self.try_first(media, part).await {
+                Ok(true) => return Ok(Instant::now()),
+                outcome => not_yet(outcome.map(drop), deadline, media).await?,
+            }
         }
     }
 
-    async fn try_first_media(&mut self) -> Result<Option<Instant>> {
-        let Some(media) = self.media_url().await? else {
-            return Ok(None);
+    /// Fetches init segment and first part, if there are any.
+    async fn try_first(&self, media: &Url, part: Option<(u64, u64)>) -> Result<bool> {
+        let url = part.map_or_else(|| media.clone(), |part| blocking(media, part));
+        let Some(text) = self.get_if_there(&url).await? else {
+            return Ok(false);
         };
-        let Some(text) = self.get_if_there(&media).await? else {
-            return Ok(None);
-        };
-        let mut playlist = MediaPlaylist::parse(&String::from_utf8_lossy(&text))?;
-        if playlist.parts.is_empty()
-            && playlist.segments.is_empty()
-            && playlist.can_block
-            && !playlist.ended
-        {
-            playlist = self.reload(&media, playlist.next()).await?;
-        }
-        let first = playlist.parts.first().map(|part| &part.uri);
-        let (Some(first), Some(map)) = (
-            first.or_else(|| playlist.segments.first().map(|segment| &segment.uri)),
-            &playlist.map,
-        ) else {
-            return Ok(None);
+        let playlist = MediaPlaylist::parse(&String::from_utf8_lossy(&text))?;
+        let part = playlist.parts.first().map(|part| &part.uri);
+        let first = part.or_else(|| playlist.segments.first().map(|segment| &segment.uri));
+        let (Some(first), Some(map)) = (first, &playlist.map) else {
+            return Ok(false);
         };
         self.get(&media.join(map)?).await?;
         self.get(&media.join(first)?).await?;
-        Ok(Some(Instant::now()))
+        Ok(true)
     }
 
     /// Follows the live edge until `until` (or the end of the stream) by blocking reload, taking each new part as it is
@@ -229,12 +260,10 @@ impl Watcher {
         Ok(media)
     }
 
-    async fn reload(&self, media: &Url, (msn, part): (u64, u64)) -> Result<MediaPlaylist> {
-        let mut url = media.clone();
-        url.query_pairs_mut()
-            .append_pair("_HLS_msn", &msn.to_string())
-            .append_pair("_HLS_part", &part.to_string());
-        MediaPlaylist::parse(&String::from_utf8_lossy(&self.get(&url).await?))
+    async fn reload(&self, media: &Url, next: (u64, u64)) -> Result<MediaPlaylist> {
+        MediaPlaylist::parse(&String::from_utf8_lossy(
+            &self.get(&blocking(media, next)).await?,
+        ))
     }
 
     async fn get(&self, url: &Url) -> Result<bytes::Bytes> {
