@@ -66,9 +66,9 @@ async def main(url, seconds):
             raise SystemExit(f"connection {pc.connectionState}")
     if pc.connectionState != "connected":
         raise SystemExit(f"still {pc.connectionState} at the end")
-    await pc.close()
     status = (await asyncio.to_thread(request, "DELETE", session)).status
     assert status == 200, status
+    await pc.close()
     print("published")
 
 

@@ -26,26 +26,28 @@ export async function packets(input, stream) {
   return Number(text.trim().split('\n')[0].replace(/\D/g, ''));
 }
 
-/** Times in seconds at which the picture turns bright: the first bright picture of each flash. */
-export async function flashes(input, threshold = 150) {
+/** Times in seconds at which the picture turns bright: the first picture of each flash. */
+export async function flashes(input) {
   const text = await run('ffprobe', [
-    '-v', 'error', '-f', 'lavfi', '-i', `movie=${input},signalstats`,
+    '-v', 'error', '-f', 'lavfi', '-i', `movie=${escaped(input)},signalstats`,
     '-show_entries', 'frame=pts_time:frame_tags=lavfi.signalstats.YAVG', '-of', 'csv=p=0',
   ]);
-  const times = [];
-  let bright = true;
-  for (const line of text.trim().split('\n')) {
-    const [time, mean] = line.split(',').map(Number);
-    if (mean > threshold && !bright) times.push(time);
-    bright = mean > threshold;
-  }
-  return times;
+  const pictures = text.trim().split('\n').map((line) => line.split(',').map(Number));
+  const means = pictures.map(([, mean]) => mean);
+  const threshold = (Math.min(...means) + Math.max(...means)) / 2;
+  const bright = (index) => pictures[index][1] > threshold;
+  return pictures.flatMap(([time], index) => (index > 0 && bright(index) && !bright(index - 1) ? [time] : []));
+}
+
+/** A path as a value inside a filter graph. */
+function escaped(file) {
+  return file.replace(/[\\:',[\]]/g, '\\$&');
 }
 
 /** Times in seconds at which a beep begins, to the sample; the sound's own start is taken into account. */
 export async function beeps(input, threshold = 0.1) {
   const text = await run('ffprobe', [
-    '-v', 'error', '-f', 'lavfi', '-i', `amovie=${input},aresample=48000,asetnsamples=n=48:p=0,astats=metadata=1:reset=1`,
+    '-v', 'error', '-f', 'lavfi', '-i', `amovie=${escaped(input)},aresample=48000,asetnsamples=n=48:p=0,astats=metadata=1:reset=1`,
     '-show_entries', 'frame=pts_time:frame_tags=lavfi.astats.Overall.Peak_level', '-of', 'csv=p=0',
   ], { seconds: 120 });
   const level = 20 * Math.log10(threshold);
