@@ -1,6 +1,6 @@
 //! Who may use whom inside the crate, and which module alone may name each big dependency.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 /// Module, what of the crate it may use, which big dependencies it may name.
 const LAYERS: &[(&str, &[&str], &[&str])] = &[
@@ -66,13 +66,13 @@ const BIG: &[&str] = &[
     "actix_files",
 ];
 
-fn sources(path: &Path, found: &mut Vec<(String, String)>) {
+fn sources(path: &Path, found: &mut Vec<(String, String)>) -> io::Result<()> {
     if path.is_dir() {
-        for entry in fs::read_dir(path).unwrap() {
-            sources(&entry.unwrap().path(), found);
+        for entry in fs::read_dir(path)? {
+            sources(&entry?.path(), found)?;
         }
     } else if path.extension().is_some_and(|extension| extension == "rs") {
-        let text = fs::read_to_string(path).unwrap();
+        let text = fs::read_to_string(path)?;
         let code: String = text
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"))
@@ -80,14 +80,15 @@ fn sources(path: &Path, found: &mut Vec<(String, String)>) {
             .collect();
         found.push((path.display().to_string(), code));
     }
+    Ok(())
 }
 
 /// The crate's modules that a source names as `crate::module` or inside `use crate::{...}`.
 fn used_modules<'a>(code: &str, modules: &[&'a str]) -> Vec<&'a str> {
     let mut groups = String::new();
     let mut rest = code;
-    while let Some(at) = rest.find("crate::{") {
-        rest = &rest[at + "crate::{".len()..];
+    while let Some((_, after)) = rest.split_once("crate::{") {
+        rest = after;
         let mut depth = 1;
         let mut top_level = String::new();
         for c in rest.chars() {
@@ -132,7 +133,7 @@ fn modules_use_only_what_lies_below_them() {
     for (module, may_use, may_name) in LAYERS {
         let mut files = Vec::new();
         let folder = root.join(module);
-        sources(if folder.is_dir() { &folder } else { &root }, &mut files);
+        sources(if folder.is_dir() { &folder } else { &root }, &mut files).unwrap();
         if !folder.is_dir() {
             files.retain(|(path, _)| path.ends_with(&format!("src/{module}.rs")));
         }

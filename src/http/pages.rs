@@ -2,7 +2,7 @@
 //!
 //! Everything is embedded at build time and answered from memory. Pages know the gateway only by its HTTP API.
 
-use std::future::{Ready, ready};
+use std::future::ready;
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -54,17 +54,17 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; media-src 'self' blob
 /// Adds the pages `/`, `/publish/{session_id}`, `/watch/{session_id}` and `/assets/{name}`.
 pub fn pages(cfg: &mut web::ServiceConfig) {
     cfg.service(read_only("/", || ready(page(INDEX))))
-        .service(read_only("/publish/{session_id}", publish))
-        .service(read_only("/watch/{session_id}", watch))
-        .service(read_only("/assets/{name}", asset));
-}
-
-fn publish(id: web::Path<String>) -> Ready<Result<HttpResponse, Problem>> {
-    ready(session_page(&id, PUBLISH))
-}
-
-fn watch(id: web::Path<String>) -> Ready<Result<HttpResponse, Problem>> {
-    ready(session_page(&id, WATCH))
+        .service(read_only(
+            "/publish/{session_id}",
+            |id: web::Path<String>| ready(session_page(&id, PUBLISH)),
+        ))
+        .service(read_only("/watch/{session_id}", |id: web::Path<String>| {
+            ready(session_page(&id, WATCH))
+        }))
+        .service(read_only(
+            "/assets/{name}",
+            |request: HttpRequest, name: web::Path<String>| ready(asset(&request, &name)),
+        ));
 }
 
 /// A page for a name that no session can have would only fail later.
@@ -85,9 +85,9 @@ fn page(body: &'static str) -> HttpResponse {
 }
 
 /// Files change with the binary only, so the version of the build is their entity tag.
-fn asset(request: HttpRequest, name: web::Path<String>) -> Ready<Result<HttpResponse, Problem>> {
-    let Some(asset) = ASSETS.iter().find(|asset| asset.name == *name) else {
-        return ready(Err(Problem::not_found("there is no such file")));
+fn asset(request: &HttpRequest, name: &str) -> Result<HttpResponse, Problem> {
+    let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
+        return Err(Problem::not_found("there is no such file"));
     };
     let tag = format!(
         "\"{}-{:x}\"",
@@ -109,11 +109,11 @@ fn asset(request: HttpRequest, name: web::Path<String>) -> Ready<Result<HttpResp
                 .split(',')
                 .any(|each| each.trim().trim_start_matches("W/") == tag)
         });
-    ready(Ok(if known {
+    Ok(if known {
         response.status(StatusCode::NOT_MODIFIED).finish()
     } else {
         response.body(asset.body)
-    }))
+    })
 }
 
 /// FNV-1a, enough to tell two builds of one file apart.

@@ -269,10 +269,9 @@ impl Media {
         status.state = match (&self.publication, &self.outputs) {
             (Some(_), _) if self.last_packet.is_some() && silent => State::Stalled,
             (Some(_), _) if playable => State::Live,
-            (Some(_), _) => State::Starting,
             (None, Some(_)) => State::Reconnecting,
             (None, None) if hls.is_some() => State::Ended,
-            (None, None) => State::Starting,
+            (Some(_) | None, _) => State::Starting,
         };
         status.hls = hls;
         status.publication = self

@@ -125,7 +125,7 @@ impl PublishSink for ToMedia {
                 }
             }
             PublishEvent::Started { .. } | PublishEvent::Ended { .. } => {
-                self.mailbox.send(Event::Publish(event))
+                self.mailbox.send(Event::Publish(event));
             }
         }
     }

@@ -165,7 +165,7 @@ impl Outputs {
             }
             Some(_) => {}
             None if self.held.iter().any(|held| held.is_part_of(kind)) => {
-                self.held.push(Held::Init(kind, init))
+                self.held.push(Held::Init(kind, init));
             }
             None => {
                 self.head.insert(kind, init);

@@ -291,7 +291,7 @@ impl Publication {
                 MediaKind::Video => 1,
                 MediaKind::Audio => 2,
             },
-            ..self.settings.clone()
+            ..self.settings
         };
         let started = self.pipelines.start(&track.info, &settings, move |output| {
             collector
