@@ -99,6 +99,8 @@ struct State {
     timers: BinaryHeap<Timer>,
     /// Workers asleep without a time limit; only these are worth a wake-up call.
     idle: usize,
+    /// A worker naps, so new input is seen within a quantum without a wake-up call.
+    napping: bool,
     stopping: bool,
 }
 
@@ -137,6 +139,7 @@ impl Workers {
                 ready: VecDeque::new(),
                 timers: BinaryHeap::new(),
                 idle: 0,
+                napping: false,
                 stopping: false,
             }),
             wake: Condvar::new(),
@@ -281,7 +284,7 @@ impl Queue {
     fn push(&self, task: Arc<dyn Runnable>) {
         let mut state = lock(&self.state);
         state.ready.push_back(task);
-        if state.idle > 0 {
+        if state.idle > 0 && !state.napping {
             drop(state);
             self.wake.notify_one();
         }
@@ -310,12 +313,16 @@ impl Queue {
                         }
                     }
                     if let Some(task) = state.ready.pop_front() {
+                        if state.idle > 0 && !state.ready.is_empty() && !state.napping {
+                            self.wake.notify_one();
+                        }
                         break task;
                     }
                     if state.stopping {
                         return;
                     }
-                    if state.timers.is_empty() {
+                    // One worker at a time watches the clock; the others sleep until there is more than it can do.
+                    if state.timers.is_empty() || state.napping {
                         state.idle += 1;
                         state = self
                             .wake
@@ -323,11 +330,13 @@ impl Queue {
                             .unwrap_or_else(PoisonError::into_inner);
                         state.idle -= 1;
                     } else {
+                        state.napping = true;
                         state = self
                             .wake
                             .wait_timeout(state, QUANTUM)
                             .unwrap_or_else(PoisonError::into_inner)
                             .0;
+                        state.napping = false;
                     }
                 }
             };

@@ -3,7 +3,10 @@ import { run, Process } from './gateway.mjs';
 
 /** Decodes everything; any line on the error output at level warning fails. */
 export async function decodesCleanly(input, { seconds = 60, args = [], ignore } = {}) {
-  const process = new Process('ffmpeg', ['-nostdin', '-hide_banner', '-v', 'warning', ...args, '-i', input, '-map', '0', '-f', 'null', '-']);
+  // The pictures as they are: FFmpeg would otherwise round their times to a constant rate and scale all to the first
+  // size, and warn of what it does there.
+  const asTheyAre = ['-fps_mode', 'passthrough', '-enc_time_base', '-1', '-autoscale', '0'];
+  const process = new Process('ffmpeg', ['-nostdin', '-hide_banner', '-v', 'warning', ...args, '-i', input, '-map', '0', ...asTheyAre, '-f', 'null', '-']);
   const { code } = await process.end(seconds);
   const said = process.output.split('\n').filter((line) => line.trim() !== '' && !ignore?.test(line));
   if (code !== 0 || said.length > 0) {
