@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, IoSliceMut},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,10 +13,13 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::io::Interest;
 use webrtc::runtime::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
-use super::routes::{Delivery, Routes};
+use super::{
+    inbox::{Kind, kind},
+    routes::{Delivery, Routes},
+};
 
 /// Room for a second of 60 publishers at 2.5 Mbit/s while the reader is kept from its work.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -27,11 +30,18 @@ const DATAGRAM: usize = 65_535;
 /// System calls in a row before other tasks get their turn.
 const READS_PER_TURN: usize = 16;
 
+/// Time between two reads while media comes; how long a packet may wait in the socket.
+const ROUND: Duration = Duration::from_millis(2);
+
+/// After so many reads without media the reactor watches the socket again. Longer than the pause between the packets of
+/// any stream that is live.
+const QUIET_ROUNDS: u32 = 100;
+
 /// Pause after a failed read, so that a lasting error does not become a busy loop.
 const READ_ERROR_PAUSE: Duration = Duration::from_millis(5);
 
 /// Binds a UDP socket with a large receive buffer; an IPv6 wildcard takes IPv4 as well.
-pub(super) fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
@@ -76,9 +86,8 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    /// Must be called on the runtime that reads the socket.
-    pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
-        let socket = UdpSocket::from_std(socket)?;
+    /// `socket` is not blocking.
+    pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         Ok(Self {
             local: socket.local_addr()?,
@@ -103,10 +112,9 @@ impl Outlet {
             segment_size: None,
             src_ip: from.filter(|_| self.local.ip().is_unspecified()),
         };
-        let sent = self.socket.try_io(Interest::WRITABLE, || {
-            self.state
-                .try_send(UdpSockRef::from(&self.socket), &transmit)
-        });
+        let sent = self
+            .state
+            .try_send(UdpSockRef::from(&self.socket), &transmit);
         if let Err(error) = sent {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             tracing::trace!(%to, %error, "datagram not sent");
@@ -115,44 +123,122 @@ impl Outlet {
 }
 
 /// Reads the socket for ever and hands each datagram to its peer.
+///
+/// A wake-up of this thread for every packet would cost more than the work on it. So the reactor watches the socket only
+/// while no media comes; from the first media packet on the socket is read every [`ROUND`] instead, and its buffer takes
+/// what comes meanwhile.
 pub(super) async fn read(outlet: Arc<Outlet>, routes: Arc<Routes>) -> io::Result<()> {
-    let socket = &outlet.socket;
-    let mut buffers = vec![vec![0; DATAGRAM]; BATCH_SIZE];
-    let mut metas = vec![RecvMeta::default(); BATCH_SIZE];
-    let mut unknown: u64 = 0;
+    let mut reader = Reader::new(outlet, routes);
     loop {
-        socket.readable().await?;
-        for _ in 0..READS_PER_TURN {
-            let read = socket.try_io(Interest::READABLE, || {
-                let mut slices: Vec<IoSliceMut<'_>> = buffers
-                    .iter_mut()
-                    .map(|buffer| IoSliceMut::new(buffer))
-                    .collect();
-                outlet
-                    .state
-                    .recv(UdpSockRef::from(socket), &mut slices, &mut metas)
-            });
-            match read {
-                Ok(count) => {
-                    for (buffer, meta) in buffers.iter().zip(&metas).take(count) {
-                        let from = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
-                        let datagrams = buffer.get(..meta.len).unwrap_or_default();
-                        for datagram in datagrams.chunks(meta.stride.max(1)) {
-                            if routes.deliver(from, meta.dst_ip, datagram) == Delivery::Unknown {
-                                unknown += 1;
-                            }
-                        }
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // An ICMP message about an earlier datagram, for one; the socket itself goes on.
-                Err(error) => {
-                    tracing::debug!(%error, unknown, "reading the UDP port");
-                    tokio::time::sleep(READ_ERROR_PAUSE).await;
-                    break;
+        reader.until_media().await?;
+        let mut quiet = 0;
+        while quiet < QUIET_ROUNDS {
+            match reader.read(None).await {
+                Round { drained: false, .. } => tokio::task::yield_now().await,
+                Round { media, .. } => {
+                    quiet = if media { 0 } else { quiet + 1 };
+                    tokio::time::sleep(ROUND).await;
                 }
             }
         }
-        tokio::task::yield_now().await;
+    }
+}
+
+/// What one turn of reading found.
+struct Round {
+    /// There was media.
+    media: bool,
+    /// Nothing is left in the socket.
+    drained: bool,
+}
+
+struct Reader {
+    outlet: Arc<Outlet>,
+    routes: Arc<Routes>,
+    buffers: Vec<Vec<u8>>,
+    metas: Vec<RecvMeta>,
+    unknown: u64,
+}
+
+impl Reader {
+    fn new(outlet: Arc<Outlet>, routes: Arc<Routes>) -> Self {
+        Self {
+            outlet,
+            routes,
+            buffers: vec![vec![0; DATAGRAM]; BATCH_SIZE],
+            metas: vec![RecvMeta::default(); BATCH_SIZE],
+            unknown: 0,
+        }
+    }
+
+    /// Reads what comes as it comes, until media does: a handshake has no time to lose.
+    async fn until_media(&mut self) -> io::Result<()> {
+        // A second handle on the same socket, so that the reactor lets go of it at the end.
+        let watched = tokio::net::UdpSocket::from_std(self.outlet.socket.try_clone()?)?;
+        loop {
+            watched.readable().await?;
+            if self.read(Some(&watched)).await.media {
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Reads what is there, up to [`READS_PER_TURN`] calls. `watched` is told when nothing is left.
+    async fn read(&mut self, watched: Option<&tokio::net::UdpSocket>) -> Round {
+        let mut media = false;
+        for _ in 0..READS_PER_TURN {
+            let read = match watched {
+                Some(watched) => watched.try_io(Interest::READABLE, || self.receive()),
+                None => self.receive(),
+            };
+            match read {
+                Ok(count) => media |= self.deliver(count),
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        // An ICMP message about an earlier datagram, for one; the socket itself goes on.
+                        tracing::debug!(%error, unknown = self.unknown, "reading the UDP port");
+                        tokio::time::sleep(READ_ERROR_PAUSE).await;
+                    }
+                    return Round {
+                        media,
+                        drained: true,
+                    };
+                }
+            }
+        }
+        Round {
+            media,
+            drained: false,
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<usize> {
+        let mut slices: Vec<IoSliceMut<'_>> = self
+            .buffers
+            .iter_mut()
+            .map(|buffer| IoSliceMut::new(buffer))
+            .collect();
+        self.outlet.state.recv(
+            UdpSockRef::from(&self.outlet.socket),
+            &mut slices,
+            &mut self.metas,
+        )
+    }
+
+    /// Hands on the first `count` reads; whether there was media among them.
+    fn deliver(&mut self, count: usize) -> bool {
+        let mut media = false;
+        for (buffer, meta) in self.buffers.iter().zip(&self.metas).take(count) {
+            let from = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+            let datagrams = buffer.get(..meta.len).unwrap_or_default();
+            for datagram in datagrams.chunks(meta.stride.max(1)) {
+                match self.routes.deliver(from, meta.dst_ip, datagram) {
+                    Delivery::Delivered => media |= kind(datagram) == Kind::Media,
+                    Delivery::Unknown => self.unknown += 1,
+                }
+            }
+        }
+        media
     }
 }
