@@ -130,6 +130,8 @@ pub struct Metrics {
     pub rtp_packets_lost: Family<KindLabel, Counter>,
     /// `whipgate_media_events_dropped_total`: events that found a session's queue full.
     pub events_dropped: Counter,
+    /// `whipgate_stuck_workers`: media threads that hang in a call and were replaced; set once a second.
+    pub stuck_workers: Gauge,
     /// `whipgate_parts_total`: parts published.
     pub parts: Family<KindLabel, Counter>,
     /// `whipgate_part_bytes_total`: bytes of the parts published.
@@ -178,6 +180,10 @@ impl Metrics {
             events_dropped: register!(
                 "media_events_dropped",
                 "Events that found the queue of a session full"
+            ),
+            stuck_workers: register!(
+                "stuck_workers",
+                "Media threads that hang in a call and were replaced"
             ),
             parts: register!("parts", "Parts published"),
             part_bytes: register!("part_bytes", "Bytes of the parts published"),

@@ -10,6 +10,10 @@ use time::OffsetDateTime;
 
 use super::name::{Item, Name};
 
+/// Precedes each segment that starts with a keyframe in a playlist where not all do. RFC 8216 has no tag for that, and the
+/// attribute of the parts goes with them; this is a comment to players, and tells the watch page where decoding can start.
+const INDEPENDENT: &str = "# independent segment";
+
 /// Everything a media playlist says.
 #[derive(Clone, Debug)]
 pub(super) struct MediaPlaylist<'a> {
@@ -50,6 +54,8 @@ pub(super) struct SegmentEntry {
     pub(super) init: u64,
     /// Not continuous with the segment before.
     pub(super) discontinuity: bool,
+    /// Starts with a sample that decodes by itself.
+    pub(super) independent: bool,
     /// Wall-clock time of its first sample.
     pub(super) program_date_time: SystemTime,
     /// Its parts, while they are listed.
@@ -149,6 +155,9 @@ impl MediaPlaylist<'_> {
             writeln!(out, "#EXT-X-MAP:URI=\"{uri}\"")?;
         }
         write_date(out, segment.program_date_time)?;
+        if segment.independent && !self.independent_segments {
+            writeln!(out, "{INDEPENDENT}")?;
+        }
         for part in &segment.parts {
             write!(
                 out,
@@ -207,6 +216,7 @@ mod tests {
             duration: Duration::from_secs(2),
             init: 0,
             discontinuity: false,
+            independent: parts.first().is_none_or(|number| number % 2 == 0),
             program_date_time: SystemTime::UNIX_EPOCH
                 + Duration::from_micros(1_764_000_000_123_999),
             parts: parts
@@ -279,6 +289,19 @@ mod tests {
         #EXT-X-PRELOAD-HINT:TYPE=PART,URI="k1-p44.mp4"
         #EXT-X-RENDITION-REPORT:URI="../audio/index.m3u8",LAST-MSN=10,LAST-PART=1
         "#);
+    }
+
+    #[test]
+    fn segments_that_start_with_a_keyframe_are_marked_when_not_all_do() {
+        let mut some = playlist();
+        some.independent_segments = false;
+        some.segments[2].independent = false;
+        let text = some.to_string();
+        assert!(!text.contains("INDEPENDENT-SEGMENTS"));
+        let marked = format!("{INDEPENDENT}\n#EXTINF:2.00000,\nk1-s");
+        assert_eq!(text.matches(&marked).count(), 2, "{text}");
+        assert_eq!(text.matches(INDEPENDENT).count(), 3, "{text}");
+        assert!(!playlist().to_string().contains(INDEPENDENT));
     }
 
     #[test]

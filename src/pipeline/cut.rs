@@ -14,7 +14,8 @@
 //!   (the composition offset grows by the same amount), and the pull is never carried over to later access units, so
 //!   nothing drifts. It makes 200 ms parts possible at every constant rate from 24 pictures per second up.
 //! * A video segment starts at a keyframe once it is long enough; when no keyframe comes in time, it starts at the last
-//!   access unit that keeps the one before it within [`Limits::hard`].
+//!   access unit that keeps the one before it within [`Limits::hard`], and the next keyframe starts another one whenever
+//!   it comes.
 //! * An audio segment starts at the access unit nearest to a multiple of [`Limits::segment`] since the track's start.
 
 use std::time::Duration;
@@ -213,6 +214,8 @@ impl Cutter {
                     let group = time - self.last_keyframe;
                     keyframe
                         && (elapsed >= segment
+                            // Players can join at the start of a segment only, so rare keyframes are not wasted.
+                            || (group > hard && elapsed * 2 >= part)
                             || (elapsed * 2 >= segment && elapsed + group > hard))
                 }
                 Rule::Multiples => time + self.spacing / 2 >= self.next_multiple,

@@ -2,10 +2,13 @@
 //!
 //! Decides how an interruption looks to viewers: a publisher that goes without a word may return within the grace
 //! period and continues the playlist after a discontinuity; one that says goodbye ends it at once.
+//!
+//! A call into GStreamer may never return. What viewers and disk have got so far is therefore kept apart, on the
+//! [`Board`]: a successor takes it over and goes on with new pipelines, and what the stuck one may still make is dropped.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak},
     time::{Duration, Instant},
 };
 
@@ -32,6 +35,9 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// A publisher without packets for this long counts as stalled (requirement R5).
 const STALL: Duration = Duration::from_secs(2);
 
+/// How often the media of a session may get stuck before the session is given up.
+const MAX_SUCCESSORS: u32 = 3;
+
 /// What reaches the media of a session.
 pub(super) enum Event {
     /// From the transport.
@@ -44,6 +50,7 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Board {
     state: Mutex<BoardState>,
+    estate: Mutex<Estate>,
     pub(super) transport: OnceLock<Weak<PublishTransport>>,
 }
 
@@ -53,6 +60,32 @@ pub(super) struct BoardState {
     pub(super) status: Status,
     /// When the session ended or broke, if it did.
     pub(super) over_since: Option<Instant>,
+}
+
+/// What outlives a [`Media`] that is stuck.
+#[derive(Debug, Default)]
+struct Estate {
+    /// Counts successors: only the newest may touch the rest.
+    owner: u32,
+    outputs: Option<Outputs>,
+    kinds: Vec<MediaKind>,
+    /// When the playlist began, which is its presentation time 0.
+    stream_start: Option<Instant>,
+    publication: Option<(PublicationId, Vec<TrackInfo>)>,
+    /// When the playlist ends unless a publisher returns.
+    ends_at: Option<Instant>,
+}
+
+impl Estate {
+    fn end_stream(&mut self, now: Instant) -> bool {
+        self.ends_at = None;
+        let outputs = self.outputs.take();
+        let ended = outputs.is_some();
+        if let Some(mut outputs) = outputs {
+            outputs.end_stream(now);
+        }
+        ended
+    }
 }
 
 impl Board {
@@ -73,6 +106,7 @@ impl Board {
                 },
                 over_since: None,
             }),
+            estate: Mutex::default(),
             transport: OnceLock::new(),
         }
     }
@@ -91,14 +125,14 @@ pub(super) struct Media {
     recordings: Option<Arc<recording::Store>>,
     metrics: Arc<Metrics>,
     board: Arc<Board>,
-    outputs: Option<Outputs>,
-    kinds: Vec<MediaKind>,
-    stream_start: Instant,
+    /// Which owner of the estate this is.
+    owner: u32,
+    since: Instant,
+    /// The publication of a stuck predecessor, to go on with.
+    resumes: Option<(PublicationId, Vec<TrackInfo>)>,
     publication: Option<Publication>,
     made: Vec<Made>,
     last_packet: Option<Instant>,
-    /// When the playlist ends unless a publisher returns.
-    ends_at: Option<Instant>,
     rates: Rates,
     next_status: Instant,
     last_status: Instant,
@@ -130,55 +164,126 @@ impl Media {
             recordings,
             metrics,
             board,
-            outputs: None,
-            kinds: Vec::new(),
-            stream_start: now,
+            owner: 0,
+            since: now,
+            resumes: None,
             publication: None,
             made: Vec::new(),
             last_packet: None,
-            ends_at: None,
             rates: Rates::default(),
             next_status: now,
             last_status: now,
         }
     }
 
+    /// Media that goes on where a predecessor is stuck in a call, unless that happens too often or `overloaded` says
+    /// that too many are stuck already: then the session ends. Does not wait for the predecessor.
+    pub(super) fn succeed(
+        id: SessionId,
+        settings: Arc<Settings>,
+        pipelines: Arc<Pipelines>,
+        recordings: Option<Arc<recording::Store>>,
+        metrics: Arc<Metrics>,
+        board: Arc<Board>,
+        overloaded: bool,
+    ) -> Option<Self> {
+        let mut media = Self::new(id, settings, pipelines, recordings, metrics, board);
+        let span = media.span.clone();
+        let _entered = span.enter();
+        let board = Arc::clone(&media.board);
+        // Whoever is stuck with the outputs themselves in hand, in a call to a disk, cannot be succeeded.
+        let mut estate = match board.estate.try_lock() {
+            Ok(estate) => Some(estate),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        match &mut estate {
+            Some(estate) if estate.owner < MAX_SUCCESSORS && !overloaded => {
+                tracing::error!(
+                    "a call of the session's media does not return: its pipelines are replaced"
+                );
+                estate.owner += 1;
+                media.owner = estate.owner;
+                media.resumes.clone_from(&estate.publication);
+                Some(media)
+            }
+            _ => {
+                if let Some(estate) = &mut estate {
+                    estate.owner = u32::MAX;
+                    estate.end_stream(media.since);
+                } else if let Some(stream) = &board.lock().stream {
+                    stream.end();
+                }
+                drop(estate);
+                media.owner = u32::MAX - 1;
+                media.fail("its media hangs in calls that do not return");
+                None
+            }
+        }
+    }
+
+    /// What the outputs are, unless a successor has them.
+    fn estate(&self) -> Option<MutexGuard<'_, Estate>> {
+        let estate = self
+            .board
+            .estate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (estate.owner == self.owner).then_some(estate)
+    }
+
     fn begin(&mut self, id: PublicationId, tracks: &[TrackInfo], now: Instant) {
         let mut kinds: Vec<_> = tracks.iter().map(|track| track.codec.kind()).collect();
         kinds.sort_unstable();
-        if self.outputs.is_none() || self.kinds != kinds {
+        let Some(mut estate) = self.estate() else {
+            return;
+        };
+        if estate.outputs.is_none() || estate.kinds != kinds {
             // Players cannot be told of a rendition that comes or goes, so other tracks mean another playlist.
-            self.end_stream(now);
+            self.end_stream(&mut estate, now);
             let stream = hls::Stream::new(self.settings.hls.clone());
-            self.stream_start = now;
+            estate.stream_start = Some(now);
             self.board.lock().stream = Some(stream.clone());
-            self.outputs = Some(Outputs::new(
+            estate.outputs = Some(Outputs::new(
                 self.id.clone(),
                 stream,
                 self.recordings.clone(),
             ));
         }
-        self.kinds.clone_from(&kinds);
-        self.ends_at = None;
+        estate.kinds.clone_from(&kinds);
+        estate.ends_at = None;
+        estate.publication = Some((id, tracks.to_vec()));
+        let base = now.saturating_duration_since(estate.stream_start.unwrap_or(now));
+        drop(estate);
         self.last_packet = None;
         self.rates = Rates::default();
-        self.metrics.publications.inc();
         let publication = Publication::start(
             id,
             tracks,
             Arc::clone(&self.pipelines),
             self.settings.pipeline,
             self.settings.keyframe_interval,
-            now.saturating_duration_since(self.stream_start),
+            base,
         );
-        if let Some(outputs) = &mut self.outputs {
+        if let Some(outputs) = self.estate().as_mut().and_then(|e| e.outputs.as_mut()) {
             outputs.begin(kinds, publication.started());
         }
-        let codecs: Vec<_> = tracks.iter().map(|track| track.codec.as_str()).collect();
-        tracing::info!(publication = %id, ?codecs, "publisher connected");
         self.publication = Some(publication);
         self.board.lock().over_since = None;
         self.next_status = now;
+    }
+
+    /// Goes on with the publication of a predecessor.
+    fn resume(&mut self, now: Instant) {
+        let Some((id, tracks)) = self.resumes.take() else {
+            return;
+        };
+        self.begin(id, &tracks, now);
+        for (index, track) in tracks.iter().enumerate() {
+            if track.codec.kind() == MediaKind::Video {
+                self.made.push(Made::KeyframeRequest(index));
+            }
+        }
     }
 
     fn publication_ended(&mut self, id: PublicationId, reason: &EndReason, now: Instant) {
@@ -190,61 +295,84 @@ impl Media {
             return;
         }
         tracing::info!(publication = %id, %reason, "publisher gone");
+        let at_once = matches!(
+            reason,
+            EndReason::Deleted | EndReason::Kicked | EndReason::Shutdown
+        );
+        if let Some(mut estate) = self.estate() {
+            estate.publication = None;
+            estate.ends_at = Some(if at_once {
+                now
+            } else {
+                now + self.settings.reconnect_grace
+            });
+        }
         if let Some(publication) = self.publication.take() {
             publication.finish(now, &mut self.made);
         }
         self.publish_made(now);
-        if let Some(outputs) = &mut self.outputs {
-            outputs.end_recording(now);
-            for kind in &self.kinds {
-                outputs.pause(*kind);
+        if let Some(mut estate) = self.estate() {
+            let kinds = estate.kinds.clone();
+            if let Some(outputs) = &mut estate.outputs {
+                outputs.end_recording(now);
+                for kind in kinds {
+                    outputs.pause(kind);
+                }
             }
-        }
-        if matches!(
-            reason,
-            EndReason::Deleted | EndReason::Kicked | EndReason::Shutdown
-        ) {
-            self.end_stream(now);
-        } else {
-            self.ends_at = Some(now + self.settings.reconnect_grace);
+            if at_once {
+                self.end_stream(&mut estate, now);
+            }
         }
         self.next_status = now;
     }
 
-    fn end_stream(&mut self, now: Instant) {
-        self.ends_at = None;
-        if let Some(mut outputs) = self.outputs.take() {
-            outputs.end_stream(now);
+    fn end_stream(&self, estate: &mut Estate, now: Instant) {
+        if estate.end_stream(now) {
             tracing::info!("stream ended");
             self.board.lock().over_since = Some(now);
         }
     }
 
     fn publish_made(&mut self, now: Instant) {
-        let Some(outputs) = &mut self.outputs else {
-            self.made.clear();
-            return;
-        };
-        for made in self.made.drain(..) {
-            match made {
-                Made::Init(kind, init) => outputs.init(kind, init, now),
-                Made::Part(kind, part, at) => {
-                    self.metrics.parts.get_or_create(&kind.into()).inc();
-                    self.metrics
-                        .part_bytes
-                        .get_or_create(&kind.into())
-                        .inc_by(part.bytes.len() as u64);
-                    outputs.part(kind, part, at, now);
-                }
-                Made::Pause(kind) => outputs.pause(kind),
-                Made::KeyframeRequest(track) => {
-                    if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
-                        transport.request_keyframe(track);
-                    }
+        let mut made = std::mem::take(&mut self.made);
+        if let Some(outputs) = self.estate().as_mut().and_then(|e| e.outputs.as_mut()) {
+            for made in made.drain(..) {
+                self.publish(made, outputs, now);
+            }
+            outputs.poll(now);
+        }
+        // The room is used again.
+        made.clear();
+        self.made = made;
+    }
+
+    fn publish(&self, made: Made, outputs: &mut Outputs, now: Instant) {
+        match made {
+            Made::Init(kind, init) => outputs.init(kind, init, now),
+            Made::Part(kind, part, at) => {
+                self.metrics.parts.get_or_create(&kind.into()).inc();
+                self.metrics
+                    .part_bytes
+                    .get_or_create(&kind.into())
+                    .inc_by(part.bytes.len() as u64);
+                outputs.part(kind, part, at, now);
+            }
+            Made::Pause(kind) => outputs.pause(kind),
+            Made::KeyframeRequest(track) => {
+                if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
+                    transport.request_keyframe(track);
                 }
             }
         }
-        outputs.poll(now);
+    }
+
+    /// The session is over, with these words for the operator.
+    fn fail(&self, finding: &str) {
+        tracing::error!("{finding}; this session ends, others go on");
+        let mut board = self.board.lock();
+        board.status.state = State::Failed;
+        board.status.findings = vec![finding.to_owned()];
+        board.over_since = Some(Instant::now());
     }
 
     fn renew_status(&mut self, now: Instant) {
@@ -257,6 +385,9 @@ impl Media {
         }
         self.last_status = now;
         self.next_status = now + STATUS_INTERVAL;
+        let Some(estate) = self.estate() else {
+            return;
+        };
         let silent = self
             .last_packet
             .is_none_or(|at| now.saturating_duration_since(at) > STALL);
@@ -266,7 +397,7 @@ impl Media {
             .as_ref()
             .is_some_and(|hls| hls.state == hls::State::Live);
         let status = &mut board.status;
-        status.state = match (&self.publication, &self.outputs) {
+        status.state = match (&self.publication, &estate.outputs) {
             (Some(_), _) if self.last_packet.is_some() && silent => State::Stalled,
             (Some(_), _) if playable => State::Live,
             (None, Some(_)) => State::Reconnecting,
@@ -282,7 +413,7 @@ impl Media {
             .publication
             .as_ref()
             .map(|publication| status::utc(publication.started()));
-        if let Some(outputs) = &self.outputs {
+        if let Some(outputs) = &estate.outputs {
             status.recording = outputs.recording().into();
         }
         (status.tracks, status.findings) = match &self.publication {
@@ -308,6 +439,12 @@ impl Media {
                 "a pipeline failed and was started again: {failure}"
             ));
         }
+        if self.owner > 0 {
+            status.findings.push(format!(
+                "the pipelines hung and were replaced {} time(s); after {MAX_SUCCESSORS} the session ends",
+                self.owner
+            ));
+        }
     }
 }
 
@@ -318,13 +455,15 @@ impl Actor for Media {
         let span = self.span.clone();
         let _entered = span.enter();
         let now = Instant::now();
+        self.resume(now);
         match event {
             Event::Publish(PublishEvent::Rtp {
                 publication,
                 track,
                 packet,
                 arrival,
-            }) => {
+                // What waited behind a stuck predecessor is late, and the pipelines need a keyframe anyway.
+            }) if arrival >= self.since => {
                 if let Some(current) = self
                     .publication
                     .as_mut()
@@ -339,7 +478,7 @@ impl Actor for Media {
                 track,
                 report,
                 arrival,
-            }) => {
+            }) if arrival >= self.since => {
                 if let Some(current) = self
                     .publication
                     .as_mut()
@@ -348,10 +487,16 @@ impl Actor for Media {
                     current.sender_report(track, report, arrival);
                 }
             }
+            Event::Publish(PublishEvent::Rtp { .. } | PublishEvent::SenderReport { .. }) => {}
             Event::Publish(PublishEvent::Started {
                 publication,
                 tracks,
-            }) => self.begin(publication, &tracks, now),
+            }) => {
+                self.metrics.publications.inc();
+                let codecs: Vec<_> = tracks.iter().map(|track| track.codec.as_str()).collect();
+                tracing::info!(%publication, ?codecs, "publisher connected");
+                self.begin(publication, &tracks, now);
+            }
             Event::Publish(PublishEvent::Ended {
                 publication,
                 reason,
@@ -362,7 +507,9 @@ impl Actor for Media {
                 if let Some(id) = self.publication.as_ref().map(Publication::id) {
                     self.publication_ended(id, &EndReason::Shutdown, now);
                 }
-                self.end_stream(now);
+                if let Some(mut estate) = self.estate() {
+                    self.end_stream(&mut estate, now);
+                }
                 self.renew_status(now);
                 // Whoever asked may have stopped waiting, which changes nothing here.
                 let _nobody_waits = done.send(());
@@ -373,20 +520,24 @@ impl Actor for Media {
     fn poll(&mut self, now: Instant) -> Option<Instant> {
         let span = self.span.clone();
         let _entered = span.enter();
+        self.resume(now);
         let mut deadline = None;
         if let Some(publication) = &mut self.publication {
             deadline = publication.poll(now, &mut self.made);
         }
         self.publish_made(now);
-        if self.ends_at.is_some_and(|at| at <= now) {
-            self.end_stream(now);
-            self.next_status = now;
+        let mut estate = self.estate()?;
+        let ended = estate.ends_at.is_some_and(|at| at <= now);
+        if ended {
+            self.end_stream(&mut estate, now);
         }
-        let active = self.publication.is_some() || self.outputs.is_some();
-        if now >= self.next_status {
+        let active = self.publication.is_some() || estate.outputs.is_some();
+        let ends_at = estate.ends_at;
+        drop(estate);
+        if ended || now >= self.next_status {
             self.renew_status(now);
         }
-        [deadline, self.ends_at, active.then_some(self.next_status)]
+        [deadline, ends_at, active.then_some(self.next_status)]
             .into_iter()
             .flatten()
             .min()
@@ -395,18 +546,9 @@ impl Actor for Media {
     fn panicked(&mut self, message: &str) {
         let span = self.span.clone();
         let _entered = span.enter();
-        tracing::error!(
-            message,
-            "the session's media broke; this session ends, others go on"
-        );
-        {
-            let mut board = self.board.lock();
-            board.status.state = State::Failed;
-            board.status.findings = vec![format!("internal error, please report it: {message}")];
-            board.over_since = Some(Instant::now());
-        }
-        if let Some(mut outputs) = self.outputs.take() {
-            outputs.end_stream(Instant::now());
+        self.fail(&format!("internal error, please report it: {message}"));
+        if let Some(mut estate) = self.estate() {
+            estate.end_stream(Instant::now());
         }
     }
 }
@@ -418,6 +560,8 @@ impl Drop for Media {
             publication.finish(Instant::now(), &mut self.made);
             self.publish_made(Instant::now());
         }
-        self.end_stream(Instant::now());
+        if let Some(mut estate) = self.estate() {
+            self.end_stream(&mut estate, Instant::now());
+        }
     }
 }

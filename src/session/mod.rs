@@ -45,6 +45,13 @@ use crate::{
 /// Events a session may have waiting for its worker: at 370 packets a second more than 5 s of them.
 const INBOX: usize = 2048;
 
+/// A call into a session's media that takes longer is given up: its timeline and pipelines need microseconds for a
+/// packet, and at most 4 s to drain two pipelines at the end.
+const CALL_LIMIT: Duration = Duration::from_secs(6);
+
+/// With so many threads lost in calls that do not return, nothing is started any more.
+const MAX_STUCK: usize = 16;
+
 /// How often sessions that are over are looked for.
 const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -188,7 +195,7 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let sessions = Self(Arc::new(Inner {
-            workers: Workers::start(settings.workers)?,
+            workers: Workers::start(settings.workers, CALL_LIMIT)?,
             settings: Arc::new(settings),
             connector,
             pipelines,
@@ -244,6 +251,11 @@ impl Sessions {
         }
     }
 
+    /// Threads that hang in calls into a session's media; each was replaced by another.
+    pub fn stuck_workers(&self) -> usize {
+        self.0.workers.stuck()
+    }
+
     /// Whether new publishers are refused because the gateway is going down.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Relaxed)
@@ -267,9 +279,11 @@ impl Sessions {
         .await;
     }
 
-    /// Lets go of sessions that are over.
+    /// Lets go of sessions that are over, and counts the threads that are stuck.
     async fn reap(&self) {
         let now = Instant::now();
+        let stuck = i64::try_from(self.stuck_workers()).unwrap_or(i64::MAX);
+        self.0.metrics.stuck_workers.set(stuck);
         // Viewers who are behind still get the tail, and late ones see the end rather than a 404.
         let keep = self.0.settings.hls.window + self.0.settings.hls.segment_duration * 3;
         let spent: Vec<_> = {
@@ -309,6 +323,11 @@ impl Sessions {
                 "the gateway is shutting down".to_owned(),
             ));
         }
+        if self.stuck_workers() >= MAX_STUCK {
+            return Err(PublishError::Unavailable(format!(
+                "{MAX_STUCK} media threads hang in calls that do not return: see the log for whose, and restart the gateway"
+            )));
+        }
         let settings = &self.0.settings;
         if !settings.known_sessions.is_empty() && !settings.known_sessions.contains(&id) {
             return Err(PublishError::UnknownSession);
@@ -341,7 +360,26 @@ impl Sessions {
             Arc::clone(&self.0.metrics),
             Arc::clone(&board),
         );
-        let mailbox = self.0.workers.spawn(media, INBOX);
+        let succeed = {
+            let id = id.clone();
+            let settings = Arc::clone(settings);
+            let pipelines = Arc::clone(&self.0.pipelines);
+            let recordings = self.0.recordings.clone();
+            let metrics = Arc::clone(&self.0.metrics);
+            let board = Arc::clone(&board);
+            move |stuck| {
+                Media::succeed(
+                    id.clone(),
+                    Arc::clone(&settings),
+                    Arc::clone(&pipelines),
+                    recordings.clone(),
+                    Arc::clone(&metrics),
+                    Arc::clone(&board),
+                    stuck > MAX_STUCK,
+                )
+            }
+        };
+        let mailbox = self.0.workers.spawn(media, INBOX, succeed);
         let transport = PublishTransport::new(
             Arc::clone(&self.0.connector),
             Arc::new(ToMedia {

@@ -5,6 +5,9 @@
 //!
 //! Waking a thread for every packet would cost more than the work on it (at 370 packets a second and session), so a
 //! worker that has live actors naps for [`QUANTUM`] between rounds and takes what has come by then.
+//!
+//! A thread cannot be taken out of a call that never returns. A watchdog gives up on it instead: another thread takes its
+//! place, the actor's inbox goes to a successor, and the old actor is dropped if its call ever comes back.
 
 use std::{
     any::Any,
@@ -14,7 +17,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -22,6 +25,9 @@ use std::{
 
 /// How long input may wait for its worker; also the resolution of deadlines.
 const QUANTUM: Duration = Duration::from_millis(3);
+
+/// How long the threads may take to end at shutdown.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// One session's media state, driven by a worker.
 pub(super) trait Actor: Send + 'static {
@@ -41,7 +47,8 @@ pub(super) trait Actor: Send + 'static {
 /// A pool of threads. Dropping it (or [`Workers::shutdown`]) ends them after the input at hand.
 pub(super) struct Workers {
     queue: Arc<Queue>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    crew: Arc<Crew>,
+    watchdog: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl fmt::Debug for Workers {
@@ -49,6 +56,34 @@ impl fmt::Debug for Workers {
         f.debug_struct("Workers").finish_non_exhaustive()
     }
 }
+
+/// The threads, without those that were relieved.
+#[derive(Default)]
+struct Crew(Mutex<Vec<Worker>>);
+
+/// A thread and what it does.
+struct Worker {
+    handle: JoinHandle<()>,
+    post: Arc<Post>,
+}
+
+/// What one thread does at the moment.
+struct Post {
+    /// When the present call of an actor began, in microseconds since the queue's start.
+    call_began: AtomicU64,
+    duty: Mutex<Duty>,
+}
+
+enum Duty {
+    Idle,
+    Running(Arc<dyn Runnable>),
+    /// Another thread has taken over; this one ends when its call returns.
+    Relieved,
+}
+
+/// Makes the actor that takes over from one whose call does not return, or `None` if there is to be none. It is told how
+/// many threads are stuck in all, and must not wait for the old actor.
+type Succeed<A> = Box<dyn Fn(usize) -> Option<A> + Send + Sync>;
 
 /// Sends events to one actor. The actor ends when it is closed or the last mailbox is dropped.
 pub(super) struct Mailbox<A: Actor> {
@@ -74,24 +109,41 @@ impl<A: Actor> fmt::Debug for Mailbox<A> {
 }
 
 struct Cell<A: Actor> {
-    inbox: Mutex<VecDeque<A::Event>>,
+    inbox: Mutex<Inbox<A>>,
     capacity: usize,
-    scheduled: AtomicBool,
-    /// Earliest deadline queued for this actor, in microseconds since the queue's start; `u64::MAX` for none.
-    timer: AtomicU64,
     dropped: AtomicU64,
-    /// `None` after a panic or once closed.
-    actor: Mutex<Option<A>>,
+    succeed: Succeed<A>,
 }
 
+struct Inbox<A: Actor> {
+    events: VecDeque<A::Event>,
+    /// In the queue or running: whoever sends needs to do no more.
+    scheduled: bool,
+    /// Earliest deadline queued for the actor, in microseconds since the queue's start; `u64::MAX` for none.
+    timer: u64,
+    actor: Slot<A>,
+}
+
+/// The actor, `None` after a panic. Locked by the one thread that runs it; a successor has a slot of its own.
+type Slot<A> = Arc<Mutex<Option<A>>>;
+
 trait Runnable: Send + Sync {
-    fn run(self: Arc<Self>, queue: &Queue);
+    /// A deadline has come at `now` (microseconds since the queue's start): whether it is to be queued, which it is not
+    /// when it is there already or running.
+    fn is_due(&self, now: u64) -> bool;
+    /// Takes the input at hand.
+    fn run(self: Arc<Self>, queue: &Queue, post: &Post);
+    /// The thread that runs it does not come back.
+    fn abandon(self: Arc<Self>, queue: &Queue);
 }
 
 struct Queue {
     start: Instant,
     state: Mutex<State>,
     wake: Condvar,
+    ended: Condvar,
+    /// Threads that were relieved and have not come back.
+    stuck: AtomicUsize,
 }
 
 struct State {
@@ -102,6 +154,8 @@ struct State {
     /// A worker naps, so new input is seen within a quantum without a wake-up call.
     napping: bool,
     stopping: bool,
+    /// Threads that were not relieved and have not ended.
+    serving: usize,
 }
 
 struct Timer {
@@ -130,59 +184,147 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Workers {
-    /// Starts `threads` workers (at least one).
-    pub(super) fn start(threads: usize) -> std::io::Result<Self> {
-        let queue = Arc::new(Queue {
-            start: Instant::now(),
-            state: Mutex::new(State {
-                ready: VecDeque::new(),
-                timers: BinaryHeap::new(),
-                idle: 0,
-                napping: false,
-                stopping: false,
-            }),
-            wake: Condvar::new(),
+impl Crew {
+    fn add(&self, queue: &Arc<Queue>) -> std::io::Result<()> {
+        let post = Arc::new(Post {
+            call_began: AtomicU64::new(0),
+            duty: Mutex::new(Duty::Idle),
         });
-        let mut handles = Vec::new();
-        for index in 0..threads.max(1) {
-            let queue = Arc::clone(&queue);
-            handles.push(
-                std::thread::Builder::new()
-                    .name(format!("media-{index}"))
-                    .spawn(move || queue.work())?,
-            );
+        let (its_queue, its_post) = (Arc::clone(queue), Arc::clone(&post));
+        lock(&queue.state).serving += 1;
+        let spawned = std::thread::Builder::new()
+            .name("media".to_owned())
+            .spawn(move || its_queue.work(&its_post));
+        match spawned {
+            Ok(handle) => {
+                lock(&self.0).push(Worker { handle, post });
+                Ok(())
+            }
+            Err(error) => {
+                lock(&queue.state).serving -= 1;
+                Err(error)
+            }
         }
-        Ok(Self {
-            queue,
-            threads: Mutex::new(handles),
-        })
     }
 
-    /// Gives `actor` a mailbox of `capacity` events.
-    pub(super) fn spawn<A: Actor>(&self, actor: A, capacity: usize) -> Mailbox<A> {
+    /// Replaces the threads that have been in one call of an actor for longer than `limit`, and these actors by their
+    /// successors.
+    fn relieve(&self, queue: &Arc<Queue>, limit: Duration) {
+        let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        let mut abandoned = Vec::new();
+        lock(&self.0).retain(|worker| {
+            let mut duty = lock(&worker.post.duty);
+            let since = worker.post.call_began.load(Ordering::Acquire);
+            let overdue = queue.micros(Instant::now()).saturating_sub(since) > limit;
+            if !overdue || !matches!(*duty, Duty::Running(_)) {
+                return true;
+            }
+            queue.stuck.fetch_add(1, Ordering::AcqRel);
+            lock(&queue.state).serving -= 1;
+            if let Duty::Running(task) = std::mem::replace(&mut *duty, Duty::Relieved) {
+                abandoned.push(task);
+            }
+            false
+        });
+        for task in abandoned {
+            if let Err(error) = self.add(queue) {
+                tracing::error!(%error, "cannot start a thread in place of one that is stuck");
+            }
+            task.abandon(queue);
+        }
+    }
+}
+
+impl Workers {
+    /// Starts `threads` workers (at least one), and a watchdog that replaces those that are in one call of an actor for
+    /// longer than `call_limit`.
+    pub(super) fn start(threads: usize, call_limit: Duration) -> std::io::Result<Self> {
+        let workers = Self {
+            queue: Arc::new(Queue {
+                start: Instant::now(),
+                state: Mutex::new(State {
+                    ready: VecDeque::new(),
+                    timers: BinaryHeap::new(),
+                    idle: 0,
+                    napping: false,
+                    stopping: false,
+                    serving: 0,
+                }),
+                wake: Condvar::new(),
+                ended: Condvar::new(),
+                stuck: AtomicUsize::new(0),
+            }),
+            crew: Arc::default(),
+            watchdog: Mutex::default(),
+        };
+        for _ in 0..threads.max(1) {
+            workers.crew.add(&workers.queue)?;
+        }
+        let (queue, crew) = (Arc::clone(&workers.queue), Arc::clone(&workers.crew));
+        let watchdog = std::thread::Builder::new()
+            .name("media-watchdog".to_owned())
+            .spawn(move || {
+                while queue.goes_on(call_limit / 4) {
+                    crew.relieve(&queue, call_limit);
+                }
+            })?;
+        *lock(&workers.watchdog) = Some(watchdog);
+        Ok(workers)
+    }
+
+    /// Gives `actor` a mailbox of `capacity` events. `succeed` is called when a call of the actor does not return.
+    pub(super) fn spawn<A: Actor>(
+        &self,
+        actor: A,
+        capacity: usize,
+        succeed: impl Fn(usize) -> Option<A> + Send + Sync + 'static,
+    ) -> Mailbox<A> {
         Mailbox {
             cell: Arc::new(Cell {
-                inbox: Mutex::new(VecDeque::new()),
+                inbox: Mutex::new(Inbox {
+                    events: VecDeque::new(),
+                    scheduled: false,
+                    timer: u64::MAX,
+                    actor: Arc::new(Mutex::new(Some(actor))),
+                }),
                 capacity,
-                scheduled: AtomicBool::new(false),
-                timer: AtomicU64::new(u64::MAX),
                 dropped: AtomicU64::new(0),
-                actor: Mutex::new(Some(actor)),
+                succeed: Box::new(succeed),
             }),
             queue: Arc::clone(&self.queue),
         }
     }
 
-    /// Lets the threads finish the input at hand and joins them.
+    /// Threads that were replaced and whose call has not returned.
+    pub(super) fn stuck(&self) -> usize {
+        self.queue.stuck.load(Ordering::Acquire)
+    }
+
+    /// Lets the threads finish the input at hand and joins them; those that do not end in time are left behind.
     pub(super) fn shutdown(&self) {
-        lock(&self.queue.state).stopping = true;
+        let mut state = lock(&self.queue.state);
+        state.stopping = true;
         self.queue.wake.notify_all();
-        for thread in lock(&self.threads).drain(..) {
-            if let Err(panic) = thread.join() {
+        self.queue.ended.notify_all();
+        let (state, _) = self
+            .queue
+            .ended
+            .wait_timeout_while(state, END_LIMIT, |state| state.serving > 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        let all_ended = state.serving == 0;
+        drop(state);
+        let watchdog = lock(&self.watchdog).take();
+        let workers = lock(&self.crew.0)
+            .drain(..)
+            .map(|worker| worker.handle)
+            .collect::<Vec<_>>();
+        for thread in watchdog.into_iter().chain(workers) {
+            if !all_ended && !thread.is_finished() {
+                tracing::warn!("a media thread does not end and is left behind");
+            } else if let Err(panic) = thread.join() {
                 tracing::error!(
                     message = panic_message(panic.as_ref()),
-                    "a media worker thread panicked"
+                    "a media thread panicked"
                 );
             }
         }
@@ -198,22 +340,18 @@ impl Drop for Workers {
 impl<A: Actor> Mailbox<A> {
     /// Sends an event unless the inbox is full; a full one counts a drop and returns `false`.
     pub(super) fn offer(&self, event: A::Event) -> bool {
-        {
-            let mut inbox = lock(&self.cell.inbox);
-            if inbox.len() >= self.cell.capacity {
-                self.cell.dropped.fetch_add(1, Ordering::Relaxed);
-                return false;
-            }
-            inbox.push_back(event);
+        let inbox = lock(&self.cell.inbox);
+        if inbox.events.len() >= self.cell.capacity {
+            self.cell.dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
         }
-        self.schedule();
+        self.put(inbox, event);
         true
     }
 
     /// Sends an event that must not be lost; for the few that control the session, never for packets.
     pub(super) fn send(&self, event: A::Event) {
-        lock(&self.cell.inbox).push_back(event);
-        self.schedule();
+        self.put(lock(&self.cell.inbox), event);
     }
 
     /// Events refused because the inbox was full.
@@ -221,42 +359,47 @@ impl<A: Actor> Mailbox<A> {
         self.cell.dropped.load(Ordering::Relaxed)
     }
 
-    fn schedule(&self) {
-        if !self.cell.scheduled.swap(true, Ordering::AcqRel) {
+    fn put(&self, mut inbox: MutexGuard<'_, Inbox<A>>, event: A::Event) {
+        inbox.events.push_back(event);
+        let queued = std::mem::replace(&mut inbox.scheduled, true);
+        drop(inbox);
+        if !queued {
             self.queue.push(Arc::clone(&self.cell) as Arc<dyn Runnable>);
         }
     }
 }
 
-impl<A: Actor> Runnable for Cell<A> {
-    fn run(self: Arc<Self>, queue: &Queue) {
-        let mut slot = lock(&self.actor);
-        self.scheduled.store(false, Ordering::Release);
-        if self.timer.load(Ordering::Acquire) <= queue.micros(Instant::now()) {
-            self.timer.store(u64::MAX, Ordering::Release);
-        }
-        let batch = std::mem::take(&mut *lock(&self.inbox));
-        let Some(actor) = slot.as_mut() else { return };
+impl<A: Actor> Cell<A> {
+    /// The next event, as long as the actor in `slot` is in charge. One by one, so that a successor gets the rest.
+    fn take(&self, slot: &Slot<A>) -> Option<A::Event> {
+        let mut inbox = lock(&self.inbox);
+        Arc::ptr_eq(&inbox.actor, slot)
+            .then(|| inbox.events.pop_front())
+            .flatten()
+    }
+
+    /// One round of the actor in `slot`, with as many events as there are; returns its next deadline.
+    fn round(&self, slot: &Slot<A>, events: usize, queue: &Queue, post: &Post) -> Option<Instant> {
+        let mut guard = lock(slot);
+        let Some(actor) = guard.as_mut() else {
+            for _ in 0..events {
+                self.take(slot);
+            }
+            return None;
+        };
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            for event in batch {
+            for event in (0..events).map_while(|_| self.take(slot)) {
+                post.call_begins(queue);
                 actor.handle(event);
             }
+            post.call_begins(queue);
             actor.poll(Instant::now())
         }));
         match outcome {
-            Ok(Some(deadline)) => {
-                // Deadlines mostly move on with every packet: an earlier one already queued leads here again.
-                let micros = queue.micros(deadline);
-                if micros < self.timer.load(Ordering::Acquire) {
-                    self.timer.store(micros, Ordering::Release);
-                    drop(slot);
-                    queue.push_timer(deadline, Arc::clone(&self) as Arc<dyn Runnable>);
-                }
-            }
-            Ok(None) => {}
+            Ok(deadline) => deadline,
             Err(panic) => {
                 let message = panic_message(panic.as_ref());
-                if let Some(mut broken) = slot.take() {
+                if let Some(mut broken) = guard.take() {
                     // The state may be inconsistent: report, then drop it, each guarded on its own.
                     if catch_unwind(AssertUnwindSafe(|| broken.panicked(&message))).is_err()
                         || catch_unwind(AssertUnwindSafe(|| drop(broken))).is_err()
@@ -267,8 +410,71 @@ impl<A: Actor> Runnable for Cell<A> {
                         );
                     }
                 }
+                None
             }
         }
+    }
+}
+
+impl<A: Actor> Runnable for Cell<A> {
+    fn is_due(&self, now: u64) -> bool {
+        let mut inbox = lock(&self.inbox);
+        if inbox.timer <= now {
+            inbox.timer = u64::MAX;
+        }
+        !std::mem::replace(&mut inbox.scheduled, true)
+    }
+
+    fn run(self: Arc<Self>, queue: &Queue, post: &Post) {
+        let (events, slot) = {
+            let inbox = lock(&self.inbox);
+            (inbox.events.len(), Arc::clone(&inbox.actor))
+        };
+        let deadline = self.round(&slot, events, queue, post);
+
+        let mut inbox = lock(&self.inbox);
+        if !Arc::ptr_eq(&inbox.actor, &slot) {
+            // A successor has taken over; this was the last call of the old one.
+            drop(inbox);
+            let old = lock(&slot).take();
+            if catch_unwind(AssertUnwindSafe(|| drop(old))).is_err() {
+                tracing::error!("a session's media panicked while it was taken down");
+            }
+            return;
+        }
+        // Deadlines mostly move on with every packet: an earlier one already queued leads here again.
+        let timer = deadline.filter(|deadline| queue.micros(*deadline) < inbox.timer);
+        if let Some(deadline) = timer {
+            inbox.timer = queue.micros(deadline);
+        }
+        inbox.scheduled = !inbox.events.is_empty();
+        let again = inbox.scheduled;
+        drop(inbox);
+        if let Some(deadline) = timer {
+            queue.push_timer(deadline, Arc::clone(&self) as Arc<dyn Runnable>);
+        }
+        if again {
+            queue.push(self);
+        }
+    }
+
+    fn abandon(self: Arc<Self>, queue: &Queue) {
+        // The old actor may still be anywhere but in its own call; the successor gets a slot before it gets input.
+        let successor = catch_unwind(AssertUnwindSafe(|| {
+            (self.succeed)(queue.stuck.load(Ordering::Acquire))
+        }))
+        .unwrap_or_else(|panic| {
+            tracing::error!(
+                message = panic_message(panic.as_ref()),
+                "a session's media cannot be started again"
+            );
+            None
+        });
+        let mut inbox = lock(&self.inbox);
+        inbox.actor = Arc::new(Mutex::new(successor));
+        inbox.scheduled = true;
+        drop(inbox);
+        queue.push(self);
     }
 }
 
@@ -278,6 +484,26 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "unknown panic".to_owned())
+}
+
+impl Post {
+    fn call_begins(&self, queue: &Queue) {
+        self.call_began
+            .store(queue.micros(Instant::now()), Ordering::Release);
+    }
+
+    /// Runs `task`; `false` if somebody else has taken this thread's place meanwhile.
+    fn run(&self, task: Arc<dyn Runnable>, queue: &Queue) -> bool {
+        self.call_begins(queue);
+        *lock(&self.duty) = Duty::Running(Arc::clone(&task));
+        task.run(queue, self);
+        let mut duty = lock(&self.duty);
+        if matches!(*duty, Duty::Relieved) {
+            return false;
+        }
+        *duty = Duty::Idle;
+        true
+    }
 }
 
 impl Queue {
@@ -301,46 +527,65 @@ impl Queue {
         u64::try_from(at.saturating_duration_since(self.start).as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn work(&self) {
+    fn work(&self, post: &Post) {
+        while let Some(task) = self.next() {
+            if !post.run(task, self) {
+                self.stuck.fetch_sub(1, Ordering::AcqRel);
+                tracing::info!("a media worker thread that was stuck has come back and ends");
+                return;
+            }
+        }
+        lock(&self.state).serving -= 1;
+        self.ended.notify_all();
+    }
+
+    /// Waits for `pause`; `false` once the pool is shut down.
+    fn goes_on(&self, pause: Duration) -> bool {
+        let (state, _) = self
+            .ended
+            .wait_timeout_while(lock(&self.state), pause, |state| !state.stopping)
+            .unwrap_or_else(PoisonError::into_inner);
+        !state.stopping
+    }
+
+    /// Waits for an actor to run; `None` when there is nothing left to do and the pool is shut down.
+    fn next(&self) -> Option<Arc<dyn Runnable>> {
+        let mut state = lock(&self.state);
         loop {
-            let task = {
-                let mut state = lock(&self.state);
-                loop {
-                    let now = Instant::now();
-                    while state.timers.peek().is_some_and(|timer| timer.at.0 <= now) {
-                        if let Some(timer) = state.timers.pop() {
-                            state.ready.push_back(timer.task);
-                        }
-                    }
-                    if let Some(task) = state.ready.pop_front() {
-                        if state.idle > 0 && !state.ready.is_empty() && !state.napping {
-                            self.wake.notify_one();
-                        }
-                        break task;
-                    }
-                    if state.stopping {
-                        return;
-                    }
-                    // One worker at a time watches the clock; the others sleep until there is more than it can do.
-                    if state.timers.is_empty() || state.napping {
-                        state.idle += 1;
-                        state = self
-                            .wake
-                            .wait(state)
-                            .unwrap_or_else(PoisonError::into_inner);
-                        state.idle -= 1;
-                    } else {
-                        state.napping = true;
-                        state = self
-                            .wake
-                            .wait_timeout(state, QUANTUM)
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .0;
-                        state.napping = false;
-                    }
+            let now = Instant::now();
+            while state.timers.peek().is_some_and(|timer| timer.at.0 <= now) {
+                if let Some(timer) = state.timers.pop()
+                    && timer.task.is_due(self.micros(now))
+                {
+                    state.ready.push_back(timer.task);
                 }
-            };
-            task.run(self);
+            }
+            if let Some(task) = state.ready.pop_front() {
+                if state.idle > 0 && !state.ready.is_empty() && !state.napping {
+                    self.wake.notify_one();
+                }
+                return Some(task);
+            }
+            if state.stopping {
+                return None;
+            }
+            // One worker at a time watches the clock; the others sleep until there is more than it can do.
+            if state.timers.is_empty() || state.napping {
+                state.idle += 1;
+                state = self
+                    .wake
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            } else {
+                state.napping = true;
+                state = self
+                    .wake
+                    .wait_timeout(state, QUANTUM)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+                state.napping = false;
+            }
         }
     }
 }
@@ -349,6 +594,9 @@ impl Queue {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+
+    /// Longer than any test but those of the watchdog.
+    const LIMIT: Duration = Duration::from_secs(60);
 
     struct Probe {
         seen: mpsc::Sender<String>,
@@ -396,9 +644,9 @@ mod tests {
 
     #[test]
     fn events_arrive_in_order() {
-        let workers = Workers::start(2).unwrap();
+        let workers = Workers::start(2, LIMIT).unwrap();
         let (actor, rx) = probe();
-        let mailbox = workers.spawn(actor, 1000);
+        let mailbox = workers.spawn(actor, 1000, |_| None);
         for n in 100..600 {
             assert!(mailbox.offer(n));
         }
@@ -409,9 +657,9 @@ mod tests {
 
     #[test]
     fn a_deadline_is_polled_without_input() {
-        let workers = Workers::start(1).unwrap();
+        let workers = Workers::start(1, LIMIT).unwrap();
         let (actor, rx) = probe();
-        let mailbox = workers.spawn(actor, 10);
+        let mailbox = workers.spawn(actor, 10, |_| None);
         mailbox.send(7);
         assert_eq!(next(&rx), "7");
         assert_eq!(next(&rx), "deadline");
@@ -419,10 +667,13 @@ mod tests {
 
     #[test]
     fn a_panic_ends_one_actor_only() {
-        let workers = Workers::start(1).unwrap();
+        let workers = Workers::start(1, LIMIT).unwrap();
         let (bad, bad_rx) = probe();
         let (good, good_rx) = probe();
-        let (bad, good) = (workers.spawn(bad, 10), workers.spawn(good, 10));
+        let (bad, good) = (
+            workers.spawn(bad, 10, |_| None),
+            workers.spawn(good, 10, |_| None),
+        );
         bad.send(13);
         assert_eq!(next(&bad_rx), "panic: thirteen");
         bad.send(1);
@@ -433,11 +684,12 @@ mod tests {
 
     #[test]
     fn a_full_inbox_counts_drops_and_still_takes_control_events() {
-        let workers = Workers::start(1).unwrap();
+        let workers = Workers::start(1, LIMIT).unwrap();
         let (first, rx) = probe();
-        let mailbox = workers.spawn(first, 2);
+        let mailbox = workers.spawn(first, 2, |_| None);
         // Hold the actor so that nothing is drained meanwhile.
-        let held = mailbox.cell.actor.lock().unwrap();
+        let slot = Arc::clone(&mailbox.cell.inbox.lock().unwrap().actor);
+        let held = slot.lock().unwrap();
         let mut accepted = 0;
         for n in 20..40 {
             accepted += u32::from(mailbox.offer(n));
@@ -450,5 +702,106 @@ mod tests {
         while last != "99" {
             last = next(&rx);
         }
+    }
+
+    /// Hangs at an odd event until it is let go, and numbers its successors.
+    struct Hanging {
+        number: u32,
+        seen: mpsc::Sender<(u32, u32)>,
+        gate: Arc<(Mutex<bool>, Condvar)>,
+    }
+
+    impl Actor for Hanging {
+        type Event = u32;
+
+        fn handle(&mut self, event: u32) {
+            if event % 2 == 1 {
+                let (open, opened) = &*self.gate;
+                drop(
+                    opened
+                        .wait_while(open.lock().unwrap(), |open| !*open)
+                        .unwrap(),
+                );
+            }
+            self.seen.send((self.number, event)).unwrap();
+        }
+
+        fn poll(&mut self, _: Instant) -> Option<Instant> {
+            None
+        }
+
+        fn panicked(&mut self, message: &str) {
+            panic!("{message}");
+        }
+    }
+
+    impl Drop for Hanging {
+        fn drop(&mut self) {
+            // Told to whoever still listens.
+            let _gone = self.seen.send((self.number, u32::MAX));
+        }
+    }
+
+    #[test]
+    fn a_call_that_hangs_costs_its_actor_and_nobody_else() {
+        let workers = Workers::start(1, Duration::from_millis(40)).unwrap();
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        let (seen, rx) = mpsc::channel();
+        let wait = || rx.recv_timeout(Duration::from_secs(5)).unwrap();
+        let numbers = AtomicUsize::new(0);
+        let make = {
+            let gate = Arc::clone(&gate);
+            move || Hanging {
+                number: u32::try_from(numbers.fetch_add(1, Ordering::Relaxed)).unwrap(),
+                seen: seen.clone(),
+                gate: Arc::clone(&gate),
+            }
+        };
+        let first = make();
+        let hanging = workers.spawn(first, 10, move |stuck| (stuck < 3).then(&make));
+        let (good, good_rx) = probe();
+        let good = workers.spawn(good, 10, |_| None);
+
+        hanging.send(2);
+        assert_eq!(wait(), (0, 2));
+        hanging.send(1);
+        good.send(100);
+        // The only thread hangs, and still the other actor gets its turn.
+        assert_eq!(next(&good_rx), "100");
+        hanging.send(4);
+        assert_eq!(wait(), (1, 4), "the successor takes over the inbox");
+        assert_eq!(workers.stuck(), 1);
+
+        hanging.send(3);
+        hanging.send(6);
+        assert_eq!(wait(), (2, 6));
+        assert_eq!(workers.stuck(), 2);
+        // Too many: there is no successor, and what is sent is dropped.
+        hanging.send(5);
+        good.send(101);
+        assert_eq!(next(&good_rx), "101");
+        assert_eq!(workers.stuck(), 3);
+        hanging.send(8);
+
+        // The calls return: the old actors end without another call, and so do their threads.
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+        let mut late: Vec<_> = (0..6).map(|_| wait()).collect();
+        late.sort_unstable();
+        assert_eq!(
+            late,
+            [
+                (0, 1),
+                (0, u32::MAX),
+                (1, 3),
+                (1, u32::MAX),
+                (2, 5),
+                (2, u32::MAX)
+            ]
+        );
+        workers.shutdown();
+        assert!(rx.try_recv().is_err(), "nothing was called after its end");
+        good.send(102);
+        assert!(good_rx.recv_timeout(Duration::from_millis(50)).is_err());
     }
 }

@@ -58,6 +58,7 @@ function play() {
     return;
   }
   const hls = new window.Hls({
+    pLoader: decodableStart(window.Hls.DefaultConfig.loader),
     lowLatencyMode: lowLatency,
     backBufferLength: 30,
     // Catch up by playing a little faster rather than by jumping.
@@ -66,6 +67,10 @@ function play() {
   });
   state.hls = hls;
   const { Events, ErrorTypes, ErrorDetails } = window.Hls;
+  // Started at a keyframe some seconds back: as soon as the live edge is there, too, the player skips what lies between.
+  // The decoder goes through it without showing it.
+  hls.on(Events.FRAG_BUFFERED, () => skipToLive(hls));
+  hls.on(Events.BUFFER_APPENDED, () => skipToLive(hls));
   hls.on(Events.MANIFEST_PARSED, (_, data) => {
     state.levels = data.levels.length;
     video.play().catch(() => {});
@@ -101,6 +106,63 @@ function play() {
   hls.attachMedia(video);
 }
 
+/**
+ * A loader that tells hls.js by EXT-X-START where decoding can start, in playlists where not every segment starts with a
+ * keyframe. hls.js would otherwise begin near the live edge and show nothing before the next keyframe.
+ */
+function decodableStart(Loader) {
+  return class extends Loader {
+    load(context, config, callbacks) {
+      const { onSuccess } = callbacks;
+      super.load(context, config, {
+        ...callbacks,
+        onSuccess: (response, ...rest) => {
+          if (context.type === 'level' && typeof response.data === 'string') {
+            const offset = keyframeBeforeLive(response.data);
+            if (offset !== null) {
+              response.data = response.data.replace('\n', `\n#EXT-X-START:TIME-OFFSET=-${offset.toFixed(3)}\n`);
+              if (!state.start) state.start = { offset, at: performance.now() };
+            }
+          }
+          onSuccess(response, ...rest);
+        },
+      });
+    }
+  };
+}
+
+/** Seconds from the end of a media playlist back to the last keyframe that leaves enough to play; null to start as usual. */
+function keyframeBeforeLive(text) {
+  if (/^#EXT-X-(INDEPENDENT-SEGMENTS|ENDLIST|SKIP)/m.test(text)) return null;
+  const holdBack = Number(/PART-HOLD-BACK=([\d.]+)/.exec(text)?.[1] ?? 0);
+  const keyframes = [];
+  let segment = 0;
+  let part = 0;
+  for (const line of text.split('\n')) {
+    const duration = Number(/^#(?:EXTINF:|EXT-X-PART:DURATION=)([\d.]+)/.exec(line)?.[1] ?? 0);
+    if (line === '# independent segment' || (line.startsWith('#EXT-X-PART:') && line.includes('INDEPENDENT=YES'))) keyframes.push(segment + part);
+    if (line.startsWith('#EXT-X-PART:')) part += duration;
+    if (line.startsWith('#EXTINF:')) {
+      segment += duration;
+      part = 0;
+    }
+  }
+  const back = keyframes.map((time) => segment + part - time).filter((time) => time >= holdBack);
+  return back.length ? Math.min(...back) : null;
+}
+
+function skipToLive(hls) {
+  if (!state.start || state.start.done) return;
+  const live = hls.liveSyncPosition;
+  const ranges = video.buffered;
+  for (let i = 0; live !== null && i < ranges.length; i += 1) {
+    if (ranges.start(i) <= video.currentTime && video.currentTime <= ranges.end(i) && ranges.end(i) >= live) {
+      state.start.done = true;
+      if (live > video.currentTime + 0.1) video.currentTime = live;
+    }
+  }
+}
+
 /** After the end: wait until the playlist is another one than the ended one, then play that. */
 async function afterEnd() {
   const ended = await fetchText(playlist);
@@ -125,7 +187,7 @@ async function fetchText(url) {
 }
 
 async function restart() {
-  Object.assign(state, { ended: false, recovered: false, started: undefined });
+  Object.assign(state, { ended: false, recovered: false, started: undefined, start: undefined });
   phase('waiting', 'Waiting for the publisher', 'This page starts by itself.');
   if (await published()) play();
 }

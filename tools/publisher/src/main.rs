@@ -62,6 +62,18 @@ struct Demo {
     /// h264, h265, av1 or vp9.
     #[arg(long, default_value = "h264")]
     codec: VideoCodec,
+    /// Picture size.
+    #[arg(long, default_value = "1280x720", value_parser = size)]
+    size: (u32, u32),
+    /// Kilobits per second of video.
+    #[arg(long, default_value_t = VideoFormat::default().kbps)]
+    kbps: u32,
+    /// Pictures from one keyframe to the next (at 30 a second).
+    #[arg(long, default_value_t = VideoFormat::default().keyframe_every)]
+    keyframe_every: u32,
+    /// Leave requests for keyframes unanswered, as OBS does.
+    #[arg(long)]
+    ignore_keyframe_requests: bool,
     /// Stop after so many seconds.
     #[arg(long)]
     seconds: Option<u64>,
@@ -224,11 +236,28 @@ async fn dispatch(command: What) -> Result<()> {
     }
 }
 
+/// A picture size as `1280x720`; the encoders take even numbers only.
+fn size(text: &str) -> Result<(u32, u32), String> {
+    text.split_once('x')
+        .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))
+        .filter(|(width, height)| {
+            [width, height]
+                .iter()
+                .all(|n: &&u32| **n > 0 && **n % 2 == 0)
+        })
+        .ok_or_else(|| "expected two even numbers, as 1280x720".to_owned())
+}
+
 /// Publishes, and again two seconds after a failure or an end by the gateway, as OBS does.
 async fn demo(arguments: Demo) -> Result<()> {
     const RETRY: Duration = Duration::from_secs(2);
+    let (width, height) = arguments.size;
     let format = VideoFormat {
         codec: arguments.codec,
+        width,
+        height,
+        kbps: arguments.kbps,
+        keyframe_every: arguments.keyframe_every,
         ..VideoFormat::default()
     };
     let options = PublishOptions {
@@ -236,6 +265,7 @@ async fn demo(arguments: Demo) -> Result<()> {
         token: arguments.token,
         video: Some(VideoSource::Live(LiveSpec {
             format,
+            ignores_keyframe_requests: arguments.ignore_keyframe_requests,
             ..LiveSpec::default()
         })),
         audio: (!arguments.no_audio).then_some(AudioSource::Live),

@@ -378,7 +378,13 @@ impl Session {
             }
             Event::KeyframeRequest(_) => {
                 add(&self.shared.counters.keyframe_requests, 1);
-                self.force_keyframe();
+                if !self
+                    .live
+                    .as_ref()
+                    .is_some_and(|live| live.ignores_keyframe_requests)
+                {
+                    self.force_keyframe();
+                }
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                 add(&self.shared.counters.ice_disconnects, 1);
