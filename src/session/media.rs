@@ -32,6 +32,9 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// A publisher without packets for this long counts as stalled (requirement R5).
 const STALL: Duration = Duration::from_secs(2);
 
+/// The keyframe that ends the first segment is asked for so that it comes so much after the segment's least length.
+const KEYFRAME_MARGIN: Duration = Duration::from_millis(100);
+
 /// What reaches the media of a session.
 pub(super) enum Event {
     /// From the transport.
@@ -163,13 +166,19 @@ impl Media {
         self.last_packet = None;
         self.rates = Rates::default();
         self.metrics.publications.inc();
+        let age = now.saturating_duration_since(self.stream_start);
+        // A playlist that has segments already is in no hurry to end the first one.
+        let first_segment = self.settings.hls.first_segment;
+        let second_keyframe = (age.is_zero() && first_segment < self.settings.keyframe_interval)
+            .then(|| first_segment + KEYFRAME_MARGIN);
         let publication = Publication::start(
             id,
             tracks,
             Arc::clone(&self.pipelines),
             self.settings.pipeline,
             self.settings.keyframe_interval,
-            now.saturating_duration_since(self.stream_start),
+            second_keyframe,
+            age,
         );
         if let Some(outputs) = &mut self.outputs {
             outputs.begin(kinds, publication.started());
@@ -238,6 +247,7 @@ impl Media {
                 }
                 Made::Pause(kind) => outputs.pause(kind),
                 Made::KeyframeRequest(track) => {
+                    tracing::debug!(track, "asking the publisher for a keyframe");
                     if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
                         transport.request_keyframe(track);
                     }
