@@ -68,6 +68,7 @@ impl Board {
                     state: State::Starting,
                     since: None,
                     publication: None,
+                    connection: None,
                     tracks: Vec::new(),
                     hls: None,
                     recording: super::outputs::RecordingStatus::Waiting.into(),
