@@ -45,6 +45,9 @@ pub struct Settings {
     pub part_duration: Duration,
     /// Nominal segment duration; `EXT-X-TARGETDURATION` is this, rounded up to seconds.
     pub segment_duration: Duration,
+    /// The first segment of a stream ends where it can once it has this length: players begin only when there is a whole
+    /// segment. At a keyframe for video, which the publisher has to be asked for.
+    pub first_segment: Duration,
     /// How much complete media the playlists list at least; never less than three target durations.
     pub window: Duration,
     /// How many requests may be blocked at once.
@@ -69,6 +72,7 @@ impl Default for Settings {
         Self {
             part_duration: Duration::from_millis(200),
             segment_duration: Duration::from_secs(2),
+            first_segment: Duration::from_secs(2),
             window: Duration::from_secs(30),
             max_waiters: 1000,
             join_wait: Duration::from_secs(2),

@@ -39,6 +39,7 @@ pub(super) struct Rendition {
     target_duration: u64,
     window: Duration,
     part_duration: Duration,
+    first_segment: Duration,
     /// In force for the next part.
     init: Option<Init>,
     next_init: u64,
@@ -90,6 +91,7 @@ impl Rendition {
                 .window
                 .max(Duration::from_secs(3 * target_duration)),
             part_duration: settings.part_duration,
+            first_segment: settings.first_segment,
             init: None,
             next_init: 0,
             segments: VecDeque::new(),
@@ -150,7 +152,10 @@ impl Rendition {
 
         let boundary = match self.open.as_ref().map(|open| open.duration) {
             Some(so_far) => {
-                discontinuity || part.starts_segment || self.is_too_long(so_far + duration)
+                discontinuity
+                    || part.starts_segment
+                    || (self.next_msn == 0 && part.independent && so_far >= self.first_segment)
+                    || self.is_too_long(so_far + duration)
             }
             None => true,
         };

@@ -16,6 +16,8 @@
 //! * A video segment starts at a keyframe once it is long enough; when no keyframe comes in time, it starts at the last
 //!   access unit that keeps the one before it within [`Limits::hard`], and the next keyframe starts another one whenever
 //!   it comes.
+//! * A keyframe in mid-segment starts a part, so that players can begin there, unless keyframes come so densely that it
+//!   would make parts of single pictures.
 //! * An audio segment starts at the access unit nearest to a multiple of [`Limits::segment`] since the track's start.
 
 use std::time::Duration;
@@ -222,7 +224,10 @@ impl Cutter {
             };
         if starts_segment {
             Some(Boundary::Segment)
-        } else if keyframe && self.rule == Rule::Keyframes && (time - self.part_start) * 2 >= part {
+        } else if keyframe
+            && self.rule == Rule::Keyframes
+            && ((time - self.part_start) * 2 >= part || time - self.last_keyframe >= part)
+        {
             Some(Boundary::Part)
         } else {
             None

@@ -38,6 +38,9 @@ const STALL: Duration = Duration::from_secs(2);
 /// How often the media of a session may get stuck before the session is given up.
 const MAX_SUCCESSORS: u32 = 3;
 
+/// The keyframe that ends the first segment is asked for so that it comes so much after the segment's least length.
+const KEYFRAME_MARGIN: Duration = Duration::from_millis(100);
+
 /// What reaches the media of a session.
 pub(super) enum Event {
     /// From the transport.
@@ -98,6 +101,7 @@ impl Board {
                     state: State::Starting,
                     since: None,
                     publication: None,
+                    connection: None,
                     tracks: Vec::new(),
                     hls: None,
                     recording: super::outputs::RecordingStatus::Waiting.into(),
@@ -253,17 +257,22 @@ impl Media {
         estate.kinds.clone_from(&kinds);
         estate.ends_at = None;
         estate.publication = Some((id, tracks.to_vec()));
-        let base = now.saturating_duration_since(estate.stream_start.unwrap_or(now));
+        let age = now.saturating_duration_since(estate.stream_start.unwrap_or(now));
         drop(estate);
         self.last_packet = None;
         self.rates = Rates::default();
+        // A playlist that has segments already is in no hurry to end the first one.
+        let first_segment = self.settings.hls.first_segment;
+        let second_keyframe = (age.is_zero() && first_segment < self.settings.keyframe_interval)
+            .then(|| first_segment + KEYFRAME_MARGIN);
         let publication = Publication::start(
             id,
             tracks,
             Arc::clone(&self.pipelines),
             self.settings.pipeline,
             self.settings.keyframe_interval,
-            base,
+            second_keyframe,
+            age,
         );
         if let Some(outputs) = self.estate().as_mut().and_then(|e| e.outputs.as_mut()) {
             outputs.begin(kinds, publication.started());
@@ -359,6 +368,7 @@ impl Media {
             }
             Made::Pause(kind) => outputs.pause(kind),
             Made::KeyframeRequest(track) => {
+                tracing::debug!(track, "asking the publisher for a keyframe");
                 if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
                     transport.request_keyframe(track);
                 }

@@ -24,7 +24,7 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::status::{Recording, State, Status, Track};
+pub use self::status::{Connection, Recording, State, Status, Track};
 use self::{
     media::{Board, Event, Media},
     worker::{Mailbox, Workers},
@@ -176,6 +176,7 @@ impl Session {
     fn status(&self) -> Status {
         Status {
             dropped_events: self.mailbox.dropped(),
+            connection: self.transport.current().as_ref().map(Into::into),
             ..self.board.lock().status.clone()
         }
     }

@@ -89,13 +89,15 @@ pub(super) struct TrackStatus {
 }
 
 impl Publication {
-    /// Starts the pipelines of these tracks. `base` is the age of the session's playlist.
+    /// Starts the pipelines of these tracks. `base` is the age of the session's playlist; `second_keyframe` says when the
+    /// second keyframe is wanted, if before the end of a segment.
     pub(super) fn start(
         id: PublicationId,
         tracks: &[TrackInfo],
         pipelines: Arc<Pipelines>,
         settings: pipeline::Settings,
         keyframe_interval: Duration,
+        second_keyframe: Option<Duration>,
         base: Duration,
     ) -> Self {
         let clocks: Vec<_> = tracks
@@ -121,6 +123,7 @@ impl Publication {
             let demand = (info.codec.kind() == MediaKind::Video).then(|| {
                 KeyframeDemand::new(keyframes::Settings {
                     segment_duration: keyframe_interval,
+                    second: second_keyframe,
                     ..keyframes::Settings::default()
                 })
             });
@@ -322,6 +325,9 @@ impl Publication {
                 Output::Init(init) => {
                     track.timescale = init.timescale;
                     track.resolution = init.resolution;
+                    if let Some(demand) = &mut track.demand {
+                        demand.keyframe_at_hand();
+                    }
                     made.push(Made::Init(kind, init));
                 }
                 Output::Part(part) => {

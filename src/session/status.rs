@@ -1,6 +1,9 @@
 //! What a session says of itself to operators: plain, serializable values, and findings in plain words.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 
@@ -14,6 +17,7 @@ use crate::{
     media::{Codec, MediaKind},
     telemetry::Metrics,
     timeline::MappingSource,
+    transport::PublicationInfo,
 };
 
 /// Where a session is in its life.
@@ -47,6 +51,8 @@ pub struct Status {
     pub since: Option<time::OffsetDateTime>,
     /// The publication in place, as in the session URL.
     pub publication: Option<String>,
+    /// How its publisher is connected.
+    pub connection: Option<Connection>,
     /// Its tracks.
     pub tracks: Vec<Track>,
     /// Playlists and memory.
@@ -57,6 +63,27 @@ pub struct Status {
     pub findings: Vec<String>,
     /// Events that found the session's queue full.
     pub dropped_events: u64,
+}
+
+/// A publisher's connection at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Connection {
+    /// Where its media comes from, once known.
+    pub remote_address: Option<SocketAddr>,
+    /// Packets asked for again (RTCP NACK, RFC 4585 section 6.2.1).
+    pub nacks_sent: u64,
+    /// Keyframes asked for (PLI or FIR).
+    pub keyframe_requests: u64,
+}
+
+impl From<&PublicationInfo> for Connection {
+    fn from(publication: &PublicationInfo) -> Self {
+        Self {
+            remote_address: publication.stats.remote_address,
+            nacks_sent: publication.stats.nacks_sent,
+            keyframe_requests: publication.stats.plis_sent,
+        }
+    }
 }
 
 /// One track at one moment.

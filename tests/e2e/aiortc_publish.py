@@ -2,6 +2,7 @@
 
 import asyncio
 import fractions
+import os
 import sys
 import urllib.parse
 import urllib.request
@@ -43,6 +44,8 @@ class Tone(AudioStreamTrack):
 
 def request(method, url, body=None):
     headers = {"Content-Type": "application/sdp"} if body else {}
+    if token := os.environ.get("WHIP_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
     return urllib.request.urlopen(
         urllib.request.Request(url, data=body, method=method, headers=headers), timeout=10
     )

@@ -54,6 +54,7 @@ fn status(id: &SessionId) -> Status {
         state: State::Live,
         since: None,
         publication: None,
+        connection: None,
         tracks: vec![Track {
             kind: MediaKind::Video,
             codec: Codec::H264,
