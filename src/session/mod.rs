@@ -174,11 +174,17 @@ impl Session {
     }
 
     fn status(&self) -> Status {
-        Status {
-            dropped_events: self.mailbox.dropped(),
-            connection: self.transport.current().as_ref().map(Into::into),
-            ..self.board.lock().status.clone()
+        let mut status = self.board.lock().status.clone();
+        status.connection = self.transport.current().as_ref().map(Into::into);
+        status.dropped_events = self.mailbox.dropped();
+        if status.dropped_events > 0 {
+            status.findings.push(format!(
+                "{} packets were dropped because the session's queue was full: the publisher sends too much at once, or \
+                 this machine is too slow",
+                status.dropped_events
+            ));
         }
+        status
     }
 }
 

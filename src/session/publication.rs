@@ -24,6 +24,10 @@ use crate::{
 /// A track whose pipeline failed this often within one publication stays off.
 const MAX_RESTARTS: u32 = 5;
 
+/// A track whose timestamps jump more often than this within [`JUMPS_WITHIN`] is left out: each jump takes new elements.
+const MAX_JUMPS: u32 = 20;
+const JUMPS_WITHIN: Duration = Duration::from_secs(10);
+
 /// What a publication makes, in order.
 #[derive(Debug)]
 pub(super) enum Made {
@@ -48,6 +52,8 @@ struct Track {
     collector: Collector,
     timescale: u32,
     restarts: u32,
+    /// Jumps of the timestamps since this time.
+    jumps: (Monotonic, u32),
     resolution: Option<(u32, u32)>,
     /// Only for video.
     demand: Option<KeyframeDemand>,
@@ -133,6 +139,7 @@ impl Publication {
                 collector: Collector::default(),
                 timescale: info.clock_rate,
                 restarts: 0,
+                jumps: (Monotonic::ZERO, 0),
                 resolution: None,
                 demand,
             });
@@ -253,7 +260,18 @@ impl Publication {
                 }
             }
             Event::Discontinuity { track } => {
-                tracing::info!(track, "the track's timestamps jumped");
+                tracing::debug!(track, "the track's timestamps jumped");
+                if self.jumps_too_often(track, now) {
+                    self.tracks[track].pipeline = None;
+                    self.failure = Some(format!(
+                        "the timestamps of track {track} jumped {MAX_JUMPS} times within {} s; it is left out",
+                        JUMPS_WITHIN.as_secs()
+                    ));
+                    tracing::warn!(
+                        track,
+                        "the timestamps jump all the time: the track is left out"
+                    );
+                }
                 self.drive(track, made, Pipeline::discontinuity);
             }
             Event::Idle { track } => {
@@ -261,6 +279,15 @@ impl Publication {
                 made.push(Made::Pause(self.tracks[track].info.codec.kind()));
             }
         }
+    }
+
+    fn jumps_too_often(&mut self, index: TrackIndex, now: Monotonic) -> bool {
+        let (since, jumps) = &mut self.tracks[index].jumps;
+        if now.saturating_sub(*since) > JUMPS_WITHIN {
+            (*since, *jumps) = (now, 0);
+        }
+        *jumps += 1;
+        *jumps == MAX_JUMPS
     }
 
     /// Does something to a track's pipeline and collects what it makes; a pipeline that fails is replaced.

@@ -27,7 +27,7 @@ use std::{
 const QUANTUM: Duration = Duration::from_millis(3);
 
 /// How long the threads may take to end at shutdown.
-const END_LIMIT: Duration = Duration::from_secs(5);
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// One session's media state, driven by a worker.
 pub(super) trait Actor: Send + 'static {

@@ -3,5 +3,6 @@ import './browser.test.mjs';
 import './clients.test.mjs';
 import './recording.test.mjs';
 import './network.test.mjs';
+import './keyframes.test.mjs';
 import './isolation.test.mjs';
 import './refusals.test.mjs';

@@ -67,8 +67,6 @@ function play() {
   });
   state.hls = hls;
   const { Events, ErrorTypes, ErrorDetails } = window.Hls;
-  // Started at a keyframe some seconds back: as soon as the live edge is there, too, the player skips what lies between.
-  // The decoder goes through it without showing it.
   hls.on(Events.FRAG_BUFFERED, () => skipToLive(hls));
   hls.on(Events.BUFFER_APPENDED, () => skipToLive(hls));
   hls.on(Events.MANIFEST_PARSED, (_, data) => {
@@ -151,14 +149,22 @@ function keyframeBeforeLive(text) {
   return back.length ? Math.min(...back) : null;
 }
 
+/** After a start at a keyframe some seconds back: to the live edge, within what is buffered, so that nothing is missing. */
 function skipToLive(hls) {
-  if (!state.start || state.start.done) return;
+  const { start } = state;
   const live = hls.liveSyncPosition;
-  const ranges = video.buffered;
-  for (let i = 0; live !== null && i < ranges.length; i += 1) {
-    if (ranges.start(i) <= video.currentTime && video.currentTime <= ranges.end(i) && ranges.end(i) >= live) {
-      state.start.done = true;
-      if (live > video.currentTime + 0.1) video.currentTime = live;
+  if (!start || start.done || live === null) return;
+  if (performance.now() - start.at > 10_000) start.done = true;
+  const now = video.currentTime;
+  for (let i = 0; i < video.buffered.length; i += 1) {
+    const end = video.buffered.end(i);
+    if (video.buffered.start(i) > now || end < now) continue;
+    if (end >= live) {
+      start.done = true;
+      if (live > now + 0.1) video.currentTime = live;
+    } else if (live - end < hls.latestLevelDetails.targetduration + 1 && end > now + 1) {
+      // Seconds behind, hls.js loads whole segments only; after this it goes on with the parts up to the edge.
+      video.currentTime = end - 0.3;
     }
   }
 }

@@ -136,6 +136,21 @@ fn short_groups_of_pictures_are_gathered_into_segments() {
 }
 
 #[test]
+fn rare_keyframes_all_start_segments() {
+    // From 2.5 s up none comes in time for a segment; at 7.4 and 7.8 s one comes right after a segment has begun.
+    for group in [75, 120, 222, 234, 250, 300] {
+        let cuts = cuts(video(), Rule::Keyframes, &pictures(30.0, group, 1000));
+        let keyframes = cuts.iter().filter(|c| c.starts_with_keyframe);
+        assert!(keyframes.clone().count() > 3);
+        for cut in keyframes {
+            assert!(cut.starts_segment, "{group}: {cut:?}");
+            assert_eq!(cut.start % (group as u64 * 3000), 0);
+        }
+        assert!(segments(&cuts).iter().all(|&l| l <= video().hard));
+    }
+}
+
+#[test]
 fn a_keyframe_is_taken_early_if_the_next_would_come_too_late() {
     // Keyframes at 0, 1.2, 2.4 s: after 1.2 s the segment must end, because 2.4 s is the hard limit exactly.
     let cuts = cuts(video(), Rule::Keyframes, &pictures(30.0, 37, 400));
