@@ -243,11 +243,17 @@ impl Playlist {
         };
         let mut segment = Segment::default();
         let mut extinf = None;
+        let mut marked = false;
         for line in text.lines().skip(1) {
             assert!(!playlist.ended, "lines after EXT-X-ENDLIST\n{text}");
             let Some(tag) = line.strip_prefix('#') else {
                 segment.duration = extinf.take().expect("EXTINF before each URI");
                 segment.uri = Some(line.to_owned());
+                let first = segment.parts.first();
+                assert!(
+                    !std::mem::take(&mut marked) || first.is_none_or(|part| part.independent),
+                    "marked as independent\n{text}"
+                );
                 playlist.segments.push(std::mem::take(&mut segment));
                 continue;
             };
@@ -301,6 +307,7 @@ impl Playlist {
                     let twice = playlist.tags.insert(name.to_owned(), value.to_owned());
                     assert_eq!(twice, None, "{name} twice\n{text}");
                 }
+                " independent segment" => marked = true,
                 _ => panic!("unexpected tag {name}\n{text}"),
             }
         }

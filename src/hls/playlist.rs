@@ -345,11 +345,13 @@ mod tests {
         #EXT-X-DISCONTINUITY-SEQUENCE:3
         #EXT-X-MAP:URI="k1-init-1.mp4"
         #EXT-X-PROGRAM-DATE-TIME:2025-11-24T16:00:00.123Z
+        # independent segment
         #EXT-X-PART:DURATION=0.20000,URI="k1-p40.mp4",INDEPENDENT=YES
         #EXT-X-PART:DURATION=0.20000,URI="k1-p41.mp4"
         #EXTINF:2.00000,
         k1-s9.mp4
         #EXT-X-PROGRAM-DATE-TIME:2025-11-24T16:00:00.123Z
+        # independent segment
         #EXT-X-PART:DURATION=0.20000,URI="k1-p42.mp4",INDEPENDENT=YES
         #EXT-X-PART:DURATION=0.20000,URI="k1-p43.mp4"
         #EXTINF:2.00000,

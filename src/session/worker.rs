@@ -758,7 +758,12 @@ mod tests {
             }
         };
         let first = make();
-        let hanging = workers.spawn(first, 10, move |stuck| (stuck < 3).then(&make));
+        let (asked, told) = mpsc::channel();
+        let hanging = workers.spawn(first, 10, move |stuck| {
+            asked.send(stuck).unwrap();
+            (stuck < 3).then(&make)
+        });
+        let relieved = || told.recv_timeout(Duration::from_secs(5)).unwrap();
         let (good, good_rx) = probe();
         let good = workers.spawn(good, 10, |_| None);
 
@@ -767,6 +772,7 @@ mod tests {
         hanging.send(1);
         good.send(100);
         // The only thread hangs, and still the other actor gets its turn.
+        assert_eq!(relieved(), 1);
         assert_eq!(next(&good_rx), "100");
         hanging.send(4);
         assert_eq!(wait(), (1, 4), "the successor takes over the inbox");
@@ -774,10 +780,12 @@ mod tests {
 
         hanging.send(3);
         hanging.send(6);
+        assert_eq!(relieved(), 2);
         assert_eq!(wait(), (2, 6));
         assert_eq!(workers.stuck(), 2);
         // Too many: there is no successor, and what is sent is dropped.
         hanging.send(5);
+        assert_eq!(relieved(), 3);
         good.send(101);
         assert_eq!(next(&good_rx), "101");
         assert_eq!(workers.stuck(), 3);
