@@ -8,15 +8,16 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak},
+    sync::{Arc, MutexGuard, PoisonError, TryLockError, Weak},
     time::{Duration, Instant},
 };
 
 use super::{
     Settings,
+    board::{Board, Estate},
     outputs::Outputs,
     publication::{Made, Publication},
-    status::{self, Rates, State, Status},
+    status::{self, Rates, State},
     worker::Actor,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     pipeline::Pipelines,
     recording,
     telemetry::Metrics,
-    transport::{EndReason, PublicationId, PublishEvent, PublishTransport},
+    transport::{EndReason, PublicationId, PublishEvent},
 };
 
 /// How often the published status is renewed.
@@ -47,77 +48,6 @@ pub(super) enum Event {
     Publish(PublishEvent),
     /// End everything now and say when it is done.
     Close(tokio::sync::oneshot::Sender<()>),
-}
-
-/// What others may see of a session's media without asking its worker.
-#[derive(Debug)]
-pub(super) struct Board {
-    state: Mutex<BoardState>,
-    estate: Mutex<Estate>,
-    pub(super) transport: OnceLock<Weak<PublishTransport>>,
-}
-
-#[derive(Debug)]
-pub(super) struct BoardState {
-    pub(super) stream: Option<hls::Stream>,
-    pub(super) status: Status,
-    /// When the session ended or broke, if it did.
-    pub(super) over_since: Option<Instant>,
-}
-
-/// What outlives a [`Media`] that is stuck.
-#[derive(Debug, Default)]
-struct Estate {
-    /// Counts successors: only the newest may touch the rest.
-    owner: u32,
-    outputs: Option<Outputs>,
-    kinds: Vec<MediaKind>,
-    /// When the playlist began, which is its presentation time 0.
-    stream_start: Option<Instant>,
-    publication: Option<(PublicationId, Vec<TrackInfo>)>,
-    /// When the playlist ends unless a publisher returns.
-    ends_at: Option<Instant>,
-}
-
-impl Estate {
-    fn end_stream(&mut self, now: Instant) -> bool {
-        self.ends_at = None;
-        let outputs = self.outputs.take();
-        let ended = outputs.is_some();
-        if let Some(mut outputs) = outputs {
-            outputs.end_stream(now);
-        }
-        ended
-    }
-}
-
-impl Board {
-    pub(super) fn new(id: SessionId) -> Self {
-        Self {
-            state: Mutex::new(BoardState {
-                stream: None,
-                status: Status {
-                    id,
-                    state: State::Starting,
-                    since: None,
-                    publication: None,
-                    connection: None,
-                    tracks: Vec::new(),
-                    hls: None,
-                    recording: super::outputs::RecordingStatus::Waiting.into(),
-                    findings: Vec::new(),
-                    dropped_events: 0,
-                },
-                over_since: None,
-            }),
-            estate: Mutex::default(),
-            transport: OnceLock::new(),
-        }
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, BoardState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The media of one session.

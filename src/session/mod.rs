@@ -6,6 +6,7 @@
 //! [`Sessions`] owns them all: it makes a session when somebody publishes, answers for it while it lives, and lets go of
 //! it some time after its end. The media of each runs as an actor on the media workers.
 
+mod board;
 mod media;
 mod outputs;
 mod publication;
@@ -26,7 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::status::{Connection, Recording, State, Status, Track};
 use self::{
-    media::{Board, Event, Media},
+    board::Board,
+    media::{Event, Media},
     worker::{Mailbox, Workers},
 };
 use crate::{

@@ -4,27 +4,27 @@
 //! runs whichever actors have input or a due deadline, one thread at a time per actor. This module knows nothing of media.
 //!
 //! Waking a thread for every packet would cost more than the work on it (at 370 packets a second and session), so a
-//! worker that has live actors naps for [`QUANTUM`] between rounds and takes what has come by then.
+//! worker that has live actors naps for a few milliseconds between rounds and takes what has come by then.
 //!
 //! A thread cannot be taken out of a call that never returns. A watchdog gives up on it instead: another thread takes its
 //! place, the actor's inbox goes to a successor, and the old actor is dropped if its call ever comes back.
 
+mod queue;
+
 use std::{
     any::Any,
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::VecDeque,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-/// How long input may wait for its worker; also the resolution of deadlines.
-const QUANTUM: Duration = Duration::from_millis(3);
+use queue::{Duty, Post, Queue, Runnable};
 
 /// How long the threads may take to end at shutdown.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -65,20 +65,6 @@ struct Crew(Mutex<Vec<Worker>>);
 struct Worker {
     handle: JoinHandle<()>,
     post: Arc<Post>,
-}
-
-/// What one thread does at the moment.
-struct Post {
-    /// When the present call of an actor began, in microseconds since the queue's start.
-    call_began: AtomicU64,
-    duty: Mutex<Duty>,
-}
-
-enum Duty {
-    Idle,
-    Running(Arc<dyn Runnable>),
-    /// Another thread has taken over; this one ends when its call returns.
-    Relieved,
 }
 
 /// Makes the actor that takes over from one whose call does not return, or `None` if there is to be none. It is told how
@@ -126,59 +112,6 @@ struct Inbox<A: Actor> {
 
 /// The actor, `None` after a panic. Locked by the one thread that runs it; a successor has a slot of its own.
 type Slot<A> = Arc<Mutex<Option<A>>>;
-
-trait Runnable: Send + Sync {
-    /// A deadline has come at `now` (microseconds since the queue's start): whether it is to be queued, which it is not
-    /// when it is there already or running.
-    fn is_due(&self, now: u64) -> bool;
-    /// Takes the input at hand.
-    fn run(self: Arc<Self>, queue: &Queue, post: &Post);
-    /// The thread that runs it does not come back.
-    fn abandon(self: Arc<Self>, queue: &Queue);
-}
-
-struct Queue {
-    start: Instant,
-    state: Mutex<State>,
-    wake: Condvar,
-    ended: Condvar,
-    /// Threads that were relieved and have not come back.
-    stuck: AtomicUsize,
-}
-
-struct State {
-    ready: VecDeque<Arc<dyn Runnable>>,
-    timers: BinaryHeap<Timer>,
-    /// Workers asleep without a time limit; only these are worth a wake-up call.
-    idle: usize,
-    /// A worker naps, so new input is seen within a quantum without a wake-up call.
-    napping: bool,
-    stopping: bool,
-    /// Threads that were not relieved and have not ended.
-    serving: usize,
-}
-
-struct Timer {
-    at: Reverse<Instant>,
-    task: Arc<dyn Runnable>,
-}
-
-impl PartialEq for Timer {
-    fn eq(&self, other: &Self) -> bool {
-        self.at == other.at
-    }
-}
-impl Eq for Timer {}
-impl PartialOrd for Timer {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Timer {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.at.cmp(&other.at)
-    }
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -240,20 +173,7 @@ impl Workers {
     /// longer than `call_limit`.
     pub(super) fn start(threads: usize, call_limit: Duration) -> std::io::Result<Self> {
         let workers = Self {
-            queue: Arc::new(Queue {
-                start: Instant::now(),
-                state: Mutex::new(State {
-                    ready: VecDeque::new(),
-                    timers: BinaryHeap::new(),
-                    idle: 0,
-                    napping: false,
-                    stopping: false,
-                    serving: 0,
-                }),
-                wake: Condvar::new(),
-                ended: Condvar::new(),
-                stuck: AtomicUsize::new(0),
-            }),
+            queue: Arc::new(Queue::new()),
             crew: Arc::default(),
             watchdog: Mutex::default(),
         };
@@ -486,330 +406,5 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "unknown panic".to_owned())
 }
 
-impl Post {
-    fn call_begins(&self, queue: &Queue) {
-        self.call_began
-            .store(queue.micros(Instant::now()), Ordering::Release);
-    }
-
-    /// Runs `task`; `false` if somebody else has taken this thread's place meanwhile.
-    fn run(&self, task: Arc<dyn Runnable>, queue: &Queue) -> bool {
-        self.call_begins(queue);
-        *lock(&self.duty) = Duty::Running(Arc::clone(&task));
-        task.run(queue, self);
-        let mut duty = lock(&self.duty);
-        if matches!(*duty, Duty::Relieved) {
-            return false;
-        }
-        *duty = Duty::Idle;
-        true
-    }
-}
-
-impl Queue {
-    fn push(&self, task: Arc<dyn Runnable>) {
-        let mut state = lock(&self.state);
-        state.ready.push_back(task);
-        if state.idle > 0 && !state.napping {
-            drop(state);
-            self.wake.notify_one();
-        }
-    }
-
-    fn push_timer(&self, at: Instant, task: Arc<dyn Runnable>) {
-        lock(&self.state).timers.push(Timer {
-            at: Reverse(at),
-            task,
-        });
-    }
-
-    fn micros(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.start).as_micros()).unwrap_or(u64::MAX)
-    }
-
-    fn work(&self, post: &Post) {
-        while let Some(task) = self.next() {
-            if !post.run(task, self) {
-                self.stuck.fetch_sub(1, Ordering::AcqRel);
-                tracing::info!("a media worker thread that was stuck has come back and ends");
-                return;
-            }
-        }
-        lock(&self.state).serving -= 1;
-        self.ended.notify_all();
-    }
-
-    /// Waits for `pause`; `false` once the pool is shut down.
-    fn goes_on(&self, pause: Duration) -> bool {
-        let (state, _) = self
-            .ended
-            .wait_timeout_while(lock(&self.state), pause, |state| !state.stopping)
-            .unwrap_or_else(PoisonError::into_inner);
-        !state.stopping
-    }
-
-    /// Waits for an actor to run; `None` when there is nothing left to do and the pool is shut down.
-    fn next(&self) -> Option<Arc<dyn Runnable>> {
-        let mut state = lock(&self.state);
-        loop {
-            let now = Instant::now();
-            while state.timers.peek().is_some_and(|timer| timer.at.0 <= now) {
-                if let Some(timer) = state.timers.pop()
-                    && timer.task.is_due(self.micros(now))
-                {
-                    state.ready.push_back(timer.task);
-                }
-            }
-            if let Some(task) = state.ready.pop_front() {
-                if state.idle > 0 && !state.ready.is_empty() && !state.napping {
-                    self.wake.notify_one();
-                }
-                return Some(task);
-            }
-            if state.stopping {
-                return None;
-            }
-            // One worker at a time watches the clock; the others sleep until there is more than it can do.
-            if state.timers.is_empty() || state.napping {
-                state.idle += 1;
-                state = self
-                    .wake
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-                state.idle -= 1;
-            } else {
-                state.napping = true;
-                state = self
-                    .wake
-                    .wait_timeout(state, QUANTUM)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
-                state.napping = false;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc;
-
-    /// Longer than any test but those of the watchdog.
-    const LIMIT: Duration = Duration::from_secs(60);
-
-    struct Probe {
-        seen: mpsc::Sender<String>,
-        deadline: Option<Instant>,
-    }
-
-    impl Actor for Probe {
-        type Event = u32;
-
-        fn handle(&mut self, event: u32) {
-            assert!(event != 13, "thirteen");
-            self.seen.send(event.to_string()).unwrap();
-            if event == 7 {
-                self.deadline = Some(Instant::now() + Duration::from_millis(20));
-            }
-        }
-
-        fn poll(&mut self, now: Instant) -> Option<Instant> {
-            if self.deadline.is_some_and(|at| at <= now) {
-                self.deadline = None;
-                self.seen.send("deadline".into()).unwrap();
-            }
-            self.deadline
-        }
-
-        fn panicked(&mut self, message: &str) {
-            self.seen.send(format!("panic: {message}")).unwrap();
-        }
-    }
-
-    fn probe() -> (Probe, mpsc::Receiver<String>) {
-        let (seen, rx) = mpsc::channel();
-        (
-            Probe {
-                seen,
-                deadline: None,
-            },
-            rx,
-        )
-    }
-
-    fn next(rx: &mpsc::Receiver<String>) -> String {
-        rx.recv_timeout(Duration::from_secs(5)).unwrap()
-    }
-
-    #[test]
-    fn events_arrive_in_order() {
-        let workers = Workers::start(2, LIMIT).unwrap();
-        let (actor, rx) = probe();
-        let mailbox = workers.spawn(actor, 1000, |_| None);
-        for n in 100..600 {
-            assert!(mailbox.offer(n));
-        }
-        for n in 100..600 {
-            assert_eq!(next(&rx), n.to_string());
-        }
-    }
-
-    #[test]
-    fn a_deadline_is_polled_without_input() {
-        let workers = Workers::start(1, LIMIT).unwrap();
-        let (actor, rx) = probe();
-        let mailbox = workers.spawn(actor, 10, |_| None);
-        mailbox.send(7);
-        assert_eq!(next(&rx), "7");
-        assert_eq!(next(&rx), "deadline");
-    }
-
-    #[test]
-    fn a_panic_ends_one_actor_only() {
-        let workers = Workers::start(1, LIMIT).unwrap();
-        let (bad, bad_rx) = probe();
-        let (good, good_rx) = probe();
-        let (bad, good) = (
-            workers.spawn(bad, 10, |_| None),
-            workers.spawn(good, 10, |_| None),
-        );
-        bad.send(13);
-        assert_eq!(next(&bad_rx), "panic: thirteen");
-        bad.send(1);
-        good.send(2);
-        assert_eq!(next(&good_rx), "2");
-        assert!(bad_rx.try_recv().is_err());
-    }
-
-    #[test]
-    fn a_full_inbox_counts_drops_and_still_takes_control_events() {
-        let workers = Workers::start(1, LIMIT).unwrap();
-        let (first, rx) = probe();
-        let mailbox = workers.spawn(first, 2, |_| None);
-        // Hold the actor so that nothing is drained meanwhile.
-        let slot = Arc::clone(&mailbox.cell.inbox.lock().unwrap().actor);
-        let held = slot.lock().unwrap();
-        let mut accepted = 0;
-        for n in 20..40 {
-            accepted += u32::from(mailbox.offer(n));
-        }
-        mailbox.send(99);
-        drop(held);
-        assert!(accepted < 20);
-        assert_eq!(mailbox.dropped(), u64::from(20 - accepted));
-        let mut last = String::new();
-        while last != "99" {
-            last = next(&rx);
-        }
-    }
-
-    /// Hangs at an odd event until it is let go, and numbers its successors.
-    struct Hanging {
-        number: u32,
-        seen: mpsc::Sender<(u32, u32)>,
-        gate: Arc<(Mutex<bool>, Condvar)>,
-    }
-
-    impl Actor for Hanging {
-        type Event = u32;
-
-        fn handle(&mut self, event: u32) {
-            if event % 2 == 1 {
-                let (open, opened) = &*self.gate;
-                drop(
-                    opened
-                        .wait_while(open.lock().unwrap(), |open| !*open)
-                        .unwrap(),
-                );
-            }
-            self.seen.send((self.number, event)).unwrap();
-        }
-
-        fn poll(&mut self, _: Instant) -> Option<Instant> {
-            None
-        }
-
-        fn panicked(&mut self, message: &str) {
-            panic!("{message}");
-        }
-    }
-
-    impl Drop for Hanging {
-        fn drop(&mut self) {
-            // Told to whoever still listens.
-            let _gone = self.seen.send((self.number, u32::MAX));
-        }
-    }
-
-    #[test]
-    fn a_call_that_hangs_costs_its_actor_and_nobody_else() {
-        let workers = Workers::start(1, Duration::from_millis(40)).unwrap();
-        let gate = Arc::new((Mutex::new(false), Condvar::new()));
-        let (seen, rx) = mpsc::channel();
-        let wait = || rx.recv_timeout(Duration::from_secs(5)).unwrap();
-        let numbers = AtomicUsize::new(0);
-        let make = {
-            let gate = Arc::clone(&gate);
-            move || Hanging {
-                number: u32::try_from(numbers.fetch_add(1, Ordering::Relaxed)).unwrap(),
-                seen: seen.clone(),
-                gate: Arc::clone(&gate),
-            }
-        };
-        let first = make();
-        let (asked, told) = mpsc::channel();
-        let hanging = workers.spawn(first, 10, move |stuck| {
-            asked.send(stuck).unwrap();
-            (stuck < 3).then(&make)
-        });
-        let relieved = || told.recv_timeout(Duration::from_secs(5)).unwrap();
-        let (good, good_rx) = probe();
-        let good = workers.spawn(good, 10, |_| None);
-
-        hanging.send(2);
-        assert_eq!(wait(), (0, 2));
-        hanging.send(1);
-        good.send(100);
-        // The only thread hangs, and still the other actor gets its turn.
-        assert_eq!(relieved(), 1);
-        assert_eq!(next(&good_rx), "100");
-        hanging.send(4);
-        assert_eq!(wait(), (1, 4), "the successor takes over the inbox");
-        assert_eq!(workers.stuck(), 1);
-
-        hanging.send(3);
-        hanging.send(6);
-        assert_eq!(relieved(), 2);
-        assert_eq!(wait(), (2, 6));
-        assert_eq!(workers.stuck(), 2);
-        // Too many: there is no successor, and what is sent is dropped.
-        hanging.send(5);
-        assert_eq!(relieved(), 3);
-        good.send(101);
-        assert_eq!(next(&good_rx), "101");
-        assert_eq!(workers.stuck(), 3);
-        hanging.send(8);
-
-        // The calls return: the old actors end without another call, and so do their threads.
-        *gate.0.lock().unwrap() = true;
-        gate.1.notify_all();
-        let mut late: Vec<_> = (0..6).map(|_| wait()).collect();
-        late.sort_unstable();
-        assert_eq!(
-            late,
-            [
-                (0, 1),
-                (0, u32::MAX),
-                (1, 3),
-                (1, u32::MAX),
-                (2, 5),
-                (2, u32::MAX)
-            ]
-        );
-        workers.shutdown();
-        assert!(rx.try_recv().is_err(), "nothing was called after its end");
-        good.send(102);
-        assert!(good_rx.recv_timeout(Duration::from_millis(50)).is_err());
-    }
-}
+mod tests;

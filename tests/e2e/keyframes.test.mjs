@@ -160,7 +160,8 @@ test('keyframes are asked for when they are rare, and only then', { timeout: 90_
     const { independentSegments, segments } = parsed(seen[group]);
     t.diagnostic(`a keyframe every ${group} s: ${requests} requests in ${seconds} s, segments ${segments.map(({ duration }) => duration.toFixed(1)).join(' ')}`);
     assert.ok(independentSegments, `GOP ${group} s: ${seen[group]}`);
-    assert.ok(segments.slice(1, -1).every(({ duration }) => duration > 1.8 && duration < 2.4), JSON.stringify(segments.map(({ duration }) => duration)));
+    // The first two are short, so that players can begin early.
+    assert.ok(segments.slice(2, -1).every(({ duration }) => duration > 1.8 && duration < 2.4), JSON.stringify(segments.map(({ duration }) => duration)));
     if (group <= 2) assert.ok(requests <= 3, `GOP ${group} s: ${requests} requests`);
     else assert.ok(requests >= 5, `GOP ${group} s: ${requests} requests`);
   }
