@@ -2,6 +2,7 @@
 import './browser.test.mjs';
 import './clients.test.mjs';
 import './recording.test.mjs';
+import './access.test.mjs';
 import './network.test.mjs';
 import './keyframes.test.mjs';
 import './isolation.test.mjs';
