@@ -375,9 +375,9 @@ impl Media {
                 .push(format!("nothing is recorded: {error}"));
         }
         if let Some(failure) = self.publication.as_ref().and_then(Publication::failure) {
-            status.findings.push(format!(
-                "a pipeline failed and was started again: {failure}"
-            ));
+            status
+                .findings
+                .push(format!("a pipeline failed: {failure}"));
         }
         if self.owner > 0 {
             status.findings.push(format!(
@@ -505,3 +505,6 @@ impl Drop for Media {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,7 @@ test('pipelines that hang and that fail are replaced at a discontinuity, and nob
   const fails = demo(gateway, 'fails', '--codec', 'h265');
   t.after(() => Promise.all([good, hangs, fails].map((process) => process.stop())));
 
-  await until('the failing pipeline is started again', async () => /started again: .*h265 pipeline failed/.test(await findings('fails')), 30);
+  await until('the failing pipeline is told', async () => /a pipeline failed: .*h265 pipeline failed/.test(await findings('fails')), 30);
   await until('its playlist goes on', async () => video(gateway, 'fails').then((text) => /#EXT-X-DISCONTINUITY\n[^]*#EXT-X-PART/.test(text)), 10);
   await until('the hanging pipelines are replaced', async () => /hung and were replaced 1 time/.test(await findings('hangs')), 40);
   const stuck = async () => Number((await gateway.text('/metrics')).match(/^whipgate_stuck_workers (\d+)/m)[1]);

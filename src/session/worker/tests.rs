@@ -2,7 +2,7 @@ use super::*;
 use std::sync::{Condvar, atomic::AtomicUsize, mpsc};
 
 /// Longer than any test but those of the watchdog.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 struct Probe {
     seen: mpsc::Sender<String>,
