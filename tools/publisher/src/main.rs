@@ -243,7 +243,7 @@ fn size(text: &str) -> Result<(u32, u32), String> {
         .filter(|(width, height)| {
             [width, height]
                 .iter()
-                .all(|n: &&u32| **n > 0 && **n % 2 == 0)
+                .all(|n: &&u32| **n > 0 && n.is_multiple_of(2))
         })
         .ok_or_else(|| "expected two even numbers, as 1280x720".to_owned())
 }
