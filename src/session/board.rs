@@ -32,7 +32,7 @@ pub(super) struct BoardState {
     pub(super) over_since: Option<Instant>,
 }
 
-/// What outlives a [`Media`] that is stuck.
+/// What outlives a [`Media`](super::media::Media) that is stuck.
 #[derive(Debug, Default)]
 pub(super) struct Estate {
     /// Counts successors: only the newest may touch the rest.
