@@ -95,6 +95,8 @@ pub(super) struct Media {
     kinds: Vec<MediaKind>,
     stream_start: Instant,
     publication: Option<Publication>,
+    /// The publication that ended last.
+    departed: Option<PublicationId>,
     made: Vec<Made>,
     last_packet: Option<Instant>,
     /// When the playlist ends unless a publisher returns.
@@ -134,6 +136,7 @@ impl Media {
             kinds: Vec::new(),
             stream_start: now,
             publication: None,
+            departed: None,
             made: Vec::new(),
             last_packet: None,
             ends_at: None,
@@ -190,6 +193,7 @@ impl Media {
             return;
         }
         tracing::info!(publication = %id, %reason, "publisher gone");
+        self.departed = Some(id);
         if let Some(publication) = self.publication.take() {
             publication.finish(now, &mut self.made);
         }
@@ -357,6 +361,13 @@ impl Actor for Media {
                 reason,
             }) => {
                 self.publication_ended(publication, &reason, now);
+            }
+            Event::Publish(PublishEvent::Withdrawn { publication }) => {
+                // A successor that was quicker goes on with the playlist.
+                if self.publication.is_none() && self.departed == Some(publication) {
+                    self.end_stream(now);
+                    self.next_status = now;
+                }
             }
             Event::Close(done) => {
                 if let Some(id) = self.publication.as_ref().map(Publication::id) {

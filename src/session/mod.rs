@@ -124,7 +124,9 @@ impl PublishSink for ToMedia {
                     self.metrics.events_dropped.inc();
                 }
             }
-            PublishEvent::Started { .. } | PublishEvent::Ended { .. } => {
+            PublishEvent::Started { .. }
+            | PublishEvent::Ended { .. }
+            | PublishEvent::Withdrawn { .. } => {
                 self.mailbox.send(Event::Publish(event));
             }
         }
