@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -71,7 +72,7 @@ pub(super) struct PartEntry {
 #[derive(Clone, Debug)]
 pub(super) struct RenditionReport {
     /// The rendition's name.
-    pub(super) name: &'static str,
+    pub(super) name: Arc<str>,
     /// Media sequence number of its last segment, complete or not.
     pub(super) last_msn: u64,
     /// Index of the last part in that segment.
@@ -240,7 +241,7 @@ mod tests {
             skipped: 0,
             hinted_part: Some(44),
             reports: vec![RenditionReport {
-                name: "audio",
+                name: "audio".into(),
                 last_msn: 10,
                 last_part: 1,
             }],

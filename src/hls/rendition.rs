@@ -16,14 +16,15 @@ use super::{
     document::{Chunk, Document},
     playlist::{MediaPlaylist, RenditionReport, skip_boundary},
     segment::{Init, Segment, StoredPart},
+    succession::{RenditionProgress, rendition_name},
 };
 use crate::media::{FileRange, InitSegment, MediaKind, Part};
 
 /// The media of one rendition and what its playlist says of it.
 #[derive(Debug)]
 pub(super) struct Rendition {
-    /// Directory of its playlist: `video` or `audio`.
-    pub(super) name: &'static str,
+    /// Directory of its playlist: `video` or `audio`, with a number in later streams of the session.
+    pub(super) name: Arc<str>,
     pub(super) kind: MediaKind,
     /// The present publication has it.
     pub(super) expected: bool,
@@ -62,6 +63,8 @@ pub(super) struct Rendition {
     discontinuity_sequence: u64,
     all_independent: bool,
     warned_segment: bool,
+    /// Goes on with the numbers of another one.
+    resumed: bool,
 }
 
 /// What a part that was pushed did.
@@ -74,10 +77,10 @@ pub(super) struct Pushed {
 }
 
 impl Rendition {
-    pub(super) fn new(kind: MediaKind, settings: &Settings) -> Self {
+    pub(super) fn new(kind: MediaKind, generation: u32, settings: &Settings) -> Self {
         let target_duration = settings.target_duration();
         Self {
-            name: kind.as_str(),
+            name: rendition_name(kind, generation).into(),
             kind,
             expected: true,
             changed: Arc::new(watch::Sender::new(())),
@@ -105,6 +108,31 @@ impl Rendition {
             discontinuity_sequence: 0,
             all_independent: true,
             warned_segment: false,
+            resumed: false,
+        }
+    }
+
+    /// One that goes on where another left off: its first segment is a discontinuity.
+    pub(super) fn resume(
+        from: RenditionProgress,
+        generation: u32,
+        discontinuity: u64,
+        settings: &Settings,
+    ) -> Self {
+        Self {
+            next_msn: from.next_msn,
+            discontinuity,
+            discontinuity_sequence: discontinuity,
+            resumed: true,
+            ..Self::new(from.kind, generation, settings)
+        }
+    }
+
+    /// Where it is, for one that goes on from here.
+    pub(super) fn progress(&self) -> RenditionProgress {
+        RenditionProgress {
+            kind: self.kind,
+            next_msn: self.next_msn + u64::from(self.open.is_some()),
         }
     }
 
@@ -133,7 +161,9 @@ impl Rendition {
         let init = self.init.clone()?;
         let duration = ticks(part.duration, init.segment.timescale);
         let first = self.next_part == 0;
-        let discontinuity = if first {
+        let discontinuity = if first && self.resumed {
+            true
+        } else if first {
             self.discontinuity = alignment.current();
             self.discontinuity_sequence = self.discontinuity;
             false
@@ -194,7 +224,7 @@ impl Rendition {
         let too_long = (duration + Duration::from_millis(500)).as_secs() > self.target_duration;
         if too_long && !std::mem::replace(&mut self.warned_segment, true) {
             tracing::warn!(
-                rendition = self.name,
+                rendition = %self.name,
                 target_duration = self.target_duration,
                 "a segment outgrows the target duration and is cut short (said once)"
             );
@@ -288,7 +318,17 @@ impl Rendition {
 
     /// Has a complete segment.
     pub(super) fn has_segment(&self) -> bool {
-        self.next_msn > 0
+        !self.segments.is_empty()
+    }
+
+    /// Goes on with the numbers of another one but has no whole segment of its own yet.
+    pub(super) fn awaits_segment(&self) -> bool {
+        self.resumed && !self.has_segment()
+    }
+
+    /// There is something to show, be it only the end.
+    pub(super) fn can_end(&self) -> bool {
+        self.resumed || self.has_media()
     }
 
     /// Media sequence number of the segment in progress, or of the one to come.
@@ -384,7 +424,7 @@ impl Rendition {
     pub(super) fn report(&self) -> Option<RenditionReport> {
         let (last_msn, last_part) = self.edge()?;
         Some(RenditionReport {
-            name: self.name,
+            name: Arc::clone(&self.name),
             last_msn,
             last_part,
         })

@@ -6,11 +6,12 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
     Settings,
+    checkpoint::{Checkpoint, Checkpoints, Log},
     outputs::Outputs,
     publication::{Made, Publication},
     status::{self, Rates, State, Status},
@@ -36,6 +37,8 @@ const STALL: Duration = Duration::from_secs(2);
 pub(super) enum Event {
     /// From the transport.
     Publish(PublishEvent),
+    /// Go on with a playlist that an earlier process left; comes first if at all.
+    Resume(Box<Checkpoint>),
     /// End everything now and say when it is done.
     Close(tokio::sync::oneshot::Sender<()>),
 }
@@ -93,7 +96,10 @@ pub(super) struct Media {
     board: Arc<Board>,
     outputs: Option<Outputs>,
     kinds: Vec<MediaKind>,
+    /// When this process began with the playlist, and how old it was then.
     stream_start: Instant,
+    stream_age: Duration,
+    log: Log,
     publication: Option<Publication>,
     /// The publication that ended last.
     departed: Option<PublicationId>,
@@ -120,12 +126,14 @@ impl Media {
         settings: Arc<Settings>,
         pipelines: Arc<Pipelines>,
         recordings: Option<Arc<recording::Store>>,
+        checkpoints: Option<Arc<Checkpoints>>,
         metrics: Arc<Metrics>,
         board: Arc<Board>,
     ) -> Self {
         let now = Instant::now();
         Self {
             span: tracing::info_span!(parent: None, "session", session_id = %id),
+            log: Log::new(id.clone(), checkpoints),
             id,
             settings,
             pipelines,
@@ -135,6 +143,7 @@ impl Media {
             outputs: None,
             kinds: Vec::new(),
             stream_start: now,
+            stream_age: Duration::ZERO,
             publication: None,
             departed: None,
             made: Vec::new(),
@@ -152,14 +161,13 @@ impl Media {
         if self.outputs.is_none() || self.kinds != kinds {
             // Players cannot be told of a rendition that comes or goes, so other tracks mean another playlist.
             self.end_stream(now);
-            let stream = hls::Stream::new(self.settings.hls.clone());
-            self.stream_start = now;
-            self.board.lock().stream = Some(stream.clone());
-            self.outputs = Some(Outputs::new(
-                self.id.clone(),
-                stream,
-                self.recordings.clone(),
-            ));
+            let before = self.board.lock().stream.take();
+            let settings = self.settings.hls.clone();
+            let stream = match before {
+                Some(before) => hls::Stream::after(settings, &before),
+                None => hls::Stream::new(settings),
+            };
+            self.begin_stream(stream, Duration::ZERO, now);
         }
         self.kinds.clone_from(&kinds);
         self.ends_at = None;
@@ -172,7 +180,7 @@ impl Media {
             Arc::clone(&self.pipelines),
             self.settings.pipeline,
             self.settings.keyframe_interval,
-            now.saturating_duration_since(self.stream_start),
+            self.stream_age + now.saturating_duration_since(self.stream_start),
         );
         if let Some(outputs) = &mut self.outputs {
             outputs.begin(kinds, publication.started());
@@ -182,6 +190,31 @@ impl Media {
         self.publication = Some(publication);
         self.board.lock().over_since = None;
         self.next_status = now;
+    }
+
+    /// `age` is that of a playlist which goes on.
+    fn begin_stream(&mut self, stream: hls::Stream, age: Duration, now: Instant) {
+        self.stream_start = now;
+        self.stream_age = age;
+        self.log.begin(age);
+        self.board.lock().stream = Some(stream.clone());
+        self.outputs = Some(Outputs::new(
+            self.id.clone(),
+            stream,
+            self.recordings.clone(),
+        ));
+    }
+
+    fn resume(&mut self, checkpoint: &Checkpoint, now: Instant) {
+        let stream = hls::Stream::resume(self.settings.hls.clone(), &checkpoint.playlist);
+        self.begin_stream(stream, checkpoint.age(SystemTime::now()), now);
+        self.kinds = checkpoint.kinds();
+        self.ends_at = Some(now + self.settings.reconnect_grace);
+        self.next_status = now;
+        tracing::info!(
+            grace = ?self.settings.reconnect_grace,
+            "the playlist goes on after a crash, as soon as the publisher is back"
+        );
     }
 
     fn publication_ended(&mut self, id: PublicationId, reason: &EndReason, now: Instant) {
@@ -219,6 +252,7 @@ impl Media {
         self.ends_at = None;
         if let Some(mut outputs) = self.outputs.take() {
             outputs.end_stream(now);
+            self.log.end();
             tracing::info!("stream ended");
             self.board.lock().over_since = Some(now);
         }
@@ -229,10 +263,12 @@ impl Media {
             self.made.clear();
             return;
         };
+        let mut boundary = false;
         for made in self.made.drain(..) {
             match made {
                 Made::Init(kind, init) => outputs.init(kind, init, now),
                 Made::Part(kind, part, at) => {
+                    boundary |= part.starts_segment || part.discontinuity;
                     self.metrics.parts.get_or_create(&kind.into()).inc();
                     self.metrics
                         .part_bytes
@@ -249,6 +285,9 @@ impl Media {
             }
         }
         outputs.poll(now);
+        if boundary {
+            self.log.note(outputs.progress());
+        }
     }
 
     fn renew_status(&mut self, now: Instant) {
@@ -261,6 +300,10 @@ impl Media {
         }
         self.last_status = now;
         self.next_status = now + STATUS_INTERVAL;
+        // Segments may also end without a new one that begins.
+        if let (Some(outputs), Some(_)) = (&self.outputs, &self.publication) {
+            self.log.note(outputs.progress());
+        }
         let silent = self
             .last_packet
             .is_none_or(|at| now.saturating_duration_since(at) > STALL);
@@ -369,6 +412,7 @@ impl Actor for Media {
                     self.next_status = now;
                 }
             }
+            Event::Resume(checkpoint) => self.resume(&checkpoint, now),
             Event::Close(done) => {
                 if let Some(id) = self.publication.as_ref().map(Publication::id) {
                     self.publication_ended(id, &EndReason::Shutdown, now);
@@ -418,6 +462,7 @@ impl Actor for Media {
         }
         if let Some(mut outputs) = self.outputs.take() {
             outputs.end_stream(Instant::now());
+            self.log.end();
         }
     }
 }
