@@ -16,7 +16,7 @@ use super::{
     document::{Chunk, Document},
     playlist::{MediaPlaylist, RenditionReport, skip_boundary},
     segment::{Init, Segment, StoredPart},
-    succession::{RenditionProgress, rendition_name},
+    succession::{Progress, RenditionProgress, rendition_name},
 };
 use crate::media::{FileRange, InitSegment, MediaKind, Part};
 
@@ -65,6 +65,11 @@ pub(super) struct Rendition {
     warned_segment: bool,
     /// Goes on with the numbers of another one.
     resumed: bool,
+    /// Listed numbers before its first segment whose media went with the other one, and the key in their names.
+    lost: u64,
+    lost_key: Box<str>,
+    /// Number of its first segment.
+    first_msn: u64,
 }
 
 /// What a part that was pushed did.
@@ -109,22 +114,24 @@ impl Rendition {
             all_independent: true,
             warned_segment: false,
             resumed: false,
+            lost: 0,
+            lost_key: Box::default(),
+            first_msn: 0,
         }
     }
 
     /// One that goes on where another left off: its first segment is a discontinuity.
-    pub(super) fn resume(
-        from: RenditionProgress,
-        generation: u32,
-        discontinuity: u64,
-        settings: &Settings,
-    ) -> Self {
+    pub(super) fn resume(from: RenditionProgress, stream: &Progress, settings: &Settings) -> Self {
+        let own = from.next_msn.saturating_sub(from.first_msn);
         Self {
             next_msn: from.next_msn,
-            discontinuity,
-            discontinuity_sequence: discontinuity,
+            first_msn: from.next_msn,
+            discontinuity: stream.discontinuity,
+            discontinuity_sequence: stream.discontinuity,
             resumed: true,
-            ..Self::new(from.kind, generation, settings)
+            lost: lost_segments(settings).min(own),
+            lost_key: stream.key.as_str().into(),
+            ..Self::new(from.kind, stream.generation, settings)
         }
     }
 
@@ -132,6 +139,7 @@ impl Rendition {
     pub(super) fn progress(&self) -> RenditionProgress {
         RenditionProgress {
             kind: self.kind,
+            first_msn: self.first_msn,
             next_msn: self.next_msn + u64::from(self.open.is_some()),
         }
     }
@@ -246,6 +254,10 @@ impl Rendition {
             Duration::from_secs(self.target_duration),
         );
         self.segments.push_back(segment);
+        let lost = |count: u64| Duration::from_secs(count.saturating_mul(self.target_duration));
+        while self.lost > 0 && self.listed + lost(self.lost - 1) >= self.window {
+            self.lost -= 1;
+        }
         while let Some(oldest) = self.segments.get_mut(self.unlisted) {
             if self.listed.saturating_sub(oldest.duration) < self.window {
                 break;
@@ -432,7 +444,7 @@ impl Rendition {
 
     /// The playlist as it is now; `skip` leaves out what a delta update may leave out.
     pub(super) fn playlist<'a>(
-        &self,
+        &'a self,
         key: &'a str,
         part_hold_back: Duration,
         reports: Vec<RenditionReport>,
@@ -441,7 +453,7 @@ impl Rendition {
     ) -> MediaPlaylist<'a> {
         let complete = self.segments.iter().skip(self.unlisted);
         let boundary = skip_boundary(self.target_duration);
-        let skipped = if skip {
+        let skipped = if skip && self.lost == 0 {
             complete
                 .clone()
                 .take_while(|s| self.elapsed.saturating_sub(s.start + s.duration) > boundary)
@@ -456,7 +468,9 @@ impl Rendition {
             part_target: self.part_target(),
             part_hold_back,
             independent_segments: self.all_independent,
-            media_sequence: listed_from.map_or(self.next_msn, |s| s.msn),
+            media_sequence: listed_from.map_or(self.next_msn, |s| s.msn) - self.lost,
+            lost: self.lost,
+            lost_key: &self.lost_key,
             discontinuity_sequence: self.discontinuity_sequence,
             segments: complete
                 .map(|s| s.entry(true))
@@ -486,7 +500,7 @@ impl Rendition {
             .filter(|s| s.parts_unlisted.is_none())
             .map(|s| s.parts.len())
             .sum();
-        let first = listed.clone().next().map_or(self.next_msn, |s| s.msn);
+        let first = listed.clone().next().map_or(self.next_msn, |s| s.msn) - self.lost;
         (first, listed.count(), parts)
     }
 
@@ -494,6 +508,14 @@ impl Rendition {
     pub(super) fn discontinuity(&self) -> u64 {
         self.discontinuity
     }
+}
+
+/// How many lost segments a resumed playlist lists before its own, so that a player at the live edge finds its place.
+/// [`RenditionProgress::next_msn`] may be up to eight ahead of what players have seen, and four at least; the list must
+/// reach back to that but never before the oldest segment that was listed at the time.
+fn lost_segments(settings: &Settings) -> u64 {
+    let target = Duration::from_secs(settings.target_duration());
+    if settings.window >= target * 8 { 12 } else { 7 }
 }
 
 /// Media time in units of a timescale as a duration, to the nanosecond.

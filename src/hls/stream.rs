@@ -85,9 +85,10 @@ impl Stream {
     /// A stream that goes on where another left off, in this process or an earlier one: the same URLs, media sequence
     /// numbers from there on, the first segment after a discontinuity. Only the names of media are its own.
     pub fn resume(settings: Settings, from: &Progress) -> Self {
-        let renditions = from.renditions.iter().map(|rendition| {
-            Rendition::resume(*rendition, from.generation, from.discontinuity, &settings)
-        });
+        let renditions = from
+            .renditions
+            .iter()
+            .map(|rendition| Rendition::resume(*rendition, from, &settings));
         let state = State {
             renditions: renditions.collect(),
             alignment: Alignment::after(from.discontinuity),
@@ -114,6 +115,7 @@ impl Stream {
         let state = self.0.lock();
         Progress {
             generation: self.0.generation,
+            key: self.0.key.to_string(),
             target_duration: self.0.settings.target_duration(),
             discontinuity: state.alignment.current(),
             renditions: state.renditions.iter().map(Rendition::progress).collect(),

@@ -12,6 +12,8 @@ use crate::media::MediaKind;
 pub struct Progress {
     /// How many streams there were before under the same session.
     pub generation: u32,
+    /// What the names of this stream's media begin with.
+    pub key: String,
     /// `EXT-X-TARGETDURATION` in seconds, which must not change (RFC 8216bis section 6.2.1).
     pub target_duration: u64,
     /// Discontinuity sequence number reached.
@@ -26,7 +28,10 @@ pub struct Progress {
 pub struct RenditionProgress {
     /// Video or audio.
     pub kind: MediaKind,
-    /// The first media sequence number that nobody has seen, be it with a single part.
+    /// Media sequence number of the first segment under this stream's key.
+    pub first_msn: u64,
+    /// A media sequence number that nobody has seen, be it with a single part. Players place the segments after it by
+    /// the difference, so a writer that works ahead of time stays within eight.
     pub next_msn: u64,
 }
 
@@ -144,11 +149,19 @@ mod tests {
             let now = playlist(&second, rendition, "_HLS_msn=1&_HLS_part=3")
                 .unwrap()
                 .unwrap();
-            let expected = "#EXT-X-MEDIA-SEQUENCE:2\n#EXT-X-DISCONTINUITY-SEQUENCE:0\n#EXT-X-DISCONTINUITY\n#EXT-X-MAP";
-            assert!(now.contains(expected), "{now}");
-            assert_eq!(now.matches("#EXT-X-DISCONTINUITY\n").count(), 1);
+            // Segments 0 and 1 are lost, and keep their numbers and names so that players keep their place.
+            let key = &progress.key;
+            let expected = format!(
+                "#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-DISCONTINUITY-SEQUENCE:0\n\
+                 #EXT-X-GAP\n#EXTINF:2.00000,\n{key}-s0.mp4\n\
+                 #EXT-X-GAP\n#EXTINF:2.00000,\n{key}-s1.mp4\n\
+                 #EXT-X-DISCONTINUITY\n#EXT-X-MAP"
+            );
+            assert!(now.contains(&expected), "{now}");
+            let (_, now) = now.split_once("#EXT-X-DISCONTINUITY\n").unwrap();
+            assert!(!now.contains("#EXT-X-DISCONTINUITY\n"), "{now}");
             assert!(
-                names(&now).iter().all(|name| !before.contains(name)),
+                names(now).iter().all(|name| !before.contains(name)),
                 "{now}"
             );
         }
@@ -170,7 +183,7 @@ mod tests {
         second.end();
         let document = waiting.await.unwrap().unwrap();
         let text = String::from_utf8(document.body().to_vec()).unwrap();
-        assert!(text.contains("#EXT-X-MEDIA-SEQUENCE:2\n"), "{text}");
+        assert_eq!(text.matches("#EXT-X-GAP\n").count(), 2, "{text}");
         assert!(text.ends_with("#EXT-X-ENDLIST\n"), "{text}");
     }
 
@@ -231,5 +244,45 @@ mod tests {
             Some(Err(HlsError::NotFound))
         );
         assert!(playlist(&second, "audio-1", "").unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_segments_leave_the_playlist_as_it_grows_and_the_numbers_rise() {
+        let progress = Progress {
+            generation: 3,
+            key: "before".to_owned(),
+            target_duration: 2,
+            discontinuity: 7,
+            renditions: vec![RenditionProgress {
+                kind: AUDIO,
+                first_msn: 5,
+                next_msn: 100,
+            }],
+        };
+        let stream = Stream::resume(Settings::default(), &progress);
+        init(&stream, AUDIO);
+        let mut last = 0;
+        for segment in 0..40 {
+            part(&stream, AUDIO, segment * 2000, true);
+            part(&stream, AUDIO, segment * 2000 + 1000, false);
+            if segment == 0 {
+                continue;
+            }
+            let text = playlist(&stream, "audio-3", "").unwrap().unwrap();
+            let number = |tag: &str| -> u64 {
+                let (_, rest) = text.split_once(tag).unwrap();
+                rest.lines().next().unwrap().parse().unwrap()
+            };
+            let first = number("#EXT-X-MEDIA-SEQUENCE:");
+            let lost = text.matches("#EXT-X-GAP").count() as u64;
+            assert!(first >= last && first >= 88, "{first} after {last}");
+            last = first;
+            assert_eq!(lost, 100_u64.saturating_sub(first), "{text}");
+            let listed = text.matches("#EXTINF").count() as u64;
+            assert_eq!(first + listed, 100 + segment, "{text}");
+            let tag = u64::from(text.contains("#EXT-X-DISCONTINUITY\n"));
+            assert_eq!(number("#EXT-X-DISCONTINUITY-SEQUENCE:") + tag, 8, "{text}");
+        }
+        assert!(last > 115, "{last}");
     }
 }

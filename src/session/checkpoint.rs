@@ -341,10 +341,12 @@ mod tests {
     fn progress(next_msn: u64, discontinuity: u64) -> hls::Progress {
         hls::Progress {
             generation: 0,
+            key: "k".to_owned(),
             target_duration: 2,
             discontinuity,
             renditions: vec![hls::RenditionProgress {
                 kind: MediaKind::Video,
+                first_msn: 0,
                 next_msn,
             }],
         }
@@ -437,7 +439,7 @@ mod tests {
             "none.json",
             &good
                 .replace("studio", "none")
-                .replace("{\"kind\":\"video\",\"next_msn\":15}", ""),
+                .replace("{\"kind\":\"video\",\"first_msn\":0,\"next_msn\":15}", ""),
         );
         write("huge.json", &" ".repeat(20_000));
         write("notes.txt", "hello");

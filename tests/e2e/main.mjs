@@ -4,3 +4,4 @@ import './clients.test.mjs';
 import './recording.test.mjs';
 import './isolation.test.mjs';
 import './refusals.test.mjs';
+import './continuity.test.mjs';
