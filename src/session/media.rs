@@ -6,11 +6,12 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
     Settings,
+    checkpoint::{Checkpoint, Checkpoints, Log},
     outputs::Outputs,
     publication::{Made, Publication},
     status::{self, Rates, State, Status},
@@ -39,6 +40,8 @@ const KEYFRAME_MARGIN: Duration = Duration::from_millis(100);
 pub(super) enum Event {
     /// From the transport.
     Publish(PublishEvent),
+    /// Go on with a playlist that an earlier process left; comes first if at all.
+    Resume(Box<Checkpoint>),
     /// End everything now and say when it is done.
     Close(tokio::sync::oneshot::Sender<()>),
 }
@@ -97,8 +100,13 @@ pub(super) struct Media {
     board: Arc<Board>,
     outputs: Option<Outputs>,
     kinds: Vec<MediaKind>,
+    /// When this process began with the playlist, and how old it was then.
     stream_start: Instant,
+    stream_age: Duration,
+    log: Log,
     publication: Option<Publication>,
+    /// The publication that ended last.
+    departed: Option<PublicationId>,
     made: Vec<Made>,
     last_packet: Option<Instant>,
     /// When the playlist ends unless a publisher returns.
@@ -122,12 +130,14 @@ impl Media {
         settings: Arc<Settings>,
         pipelines: Arc<Pipelines>,
         recordings: Option<Arc<recording::Store>>,
+        checkpoints: Option<Arc<Checkpoints>>,
         metrics: Arc<Metrics>,
         board: Arc<Board>,
     ) -> Self {
         let now = Instant::now();
         Self {
             span: tracing::info_span!(parent: None, "session", session_id = %id),
+            log: Log::new(id.clone(), checkpoints),
             id,
             settings,
             pipelines,
@@ -137,7 +147,9 @@ impl Media {
             outputs: None,
             kinds: Vec::new(),
             stream_start: now,
+            stream_age: Duration::ZERO,
             publication: None,
+            departed: None,
             made: Vec::new(),
             last_packet: None,
             ends_at: None,
@@ -153,21 +165,20 @@ impl Media {
         if self.outputs.is_none() || self.kinds != kinds {
             // Players cannot be told of a rendition that comes or goes, so other tracks mean another playlist.
             self.end_stream(now);
-            let stream = hls::Stream::new(self.settings.hls.clone());
-            self.stream_start = now;
-            self.board.lock().stream = Some(stream.clone());
-            self.outputs = Some(Outputs::new(
-                self.id.clone(),
-                stream,
-                self.recordings.clone(),
-            ));
+            let before = self.board.lock().stream.take();
+            let settings = self.settings.hls.clone();
+            let stream = match before {
+                Some(before) => hls::Stream::after(settings, &before),
+                None => hls::Stream::new(settings),
+            };
+            self.begin_stream(stream, Duration::ZERO, now);
         }
         self.kinds.clone_from(&kinds);
         self.ends_at = None;
         self.last_packet = None;
         self.rates = Rates::default();
         self.metrics.publications.inc();
-        let age = now.saturating_duration_since(self.stream_start);
+        let age = self.stream_age + now.saturating_duration_since(self.stream_start);
         // A playlist that has segments already is in no hurry to end the first one.
         let first_segment = self.settings.hls.first_segment;
         let second_keyframe = (age.is_zero() && first_segment < self.settings.keyframe_interval)
@@ -191,6 +202,31 @@ impl Media {
         self.next_status = now;
     }
 
+    /// `age` is that of a playlist which goes on.
+    fn begin_stream(&mut self, stream: hls::Stream, age: Duration, now: Instant) {
+        self.stream_start = now;
+        self.stream_age = age;
+        self.log.begin(age);
+        self.board.lock().stream = Some(stream.clone());
+        self.outputs = Some(Outputs::new(
+            self.id.clone(),
+            stream,
+            self.recordings.clone(),
+        ));
+    }
+
+    fn resume(&mut self, checkpoint: &Checkpoint, now: Instant) {
+        let stream = hls::Stream::resume(self.settings.hls.clone(), &checkpoint.playlist);
+        self.begin_stream(stream, checkpoint.age(SystemTime::now()), now);
+        self.kinds = checkpoint.kinds();
+        self.ends_at = Some(now + self.settings.reconnect_grace);
+        self.next_status = now;
+        tracing::info!(
+            grace = ?self.settings.reconnect_grace,
+            "the playlist goes on after a crash, as soon as the publisher is back"
+        );
+    }
+
     fn publication_ended(&mut self, id: PublicationId, reason: &EndReason, now: Instant) {
         if self
             .publication
@@ -200,6 +236,7 @@ impl Media {
             return;
         }
         tracing::info!(publication = %id, %reason, "publisher gone");
+        self.departed = Some(id);
         if let Some(publication) = self.publication.take() {
             publication.finish(now, &mut self.made);
         }
@@ -225,6 +262,7 @@ impl Media {
         self.ends_at = None;
         if let Some(mut outputs) = self.outputs.take() {
             outputs.end_stream(now);
+            self.log.end();
             tracing::info!("stream ended");
             self.board.lock().over_since = Some(now);
         }
@@ -235,10 +273,12 @@ impl Media {
             self.made.clear();
             return;
         };
+        let mut boundary = false;
         for made in self.made.drain(..) {
             match made {
                 Made::Init(kind, init) => outputs.init(kind, init, now),
                 Made::Part(kind, part, at) => {
+                    boundary |= part.starts_segment || part.discontinuity;
                     self.metrics.parts.get_or_create(&kind.into()).inc();
                     self.metrics
                         .part_bytes
@@ -256,6 +296,9 @@ impl Media {
             }
         }
         outputs.poll(now);
+        if boundary {
+            self.log.note(outputs.progress());
+        }
     }
 
     fn renew_status(&mut self, now: Instant) {
@@ -268,6 +311,10 @@ impl Media {
         }
         self.last_status = now;
         self.next_status = now + STATUS_INTERVAL;
+        // Segments may also end without a new one that begins.
+        if let (Some(outputs), Some(_)) = (&self.outputs, &self.publication) {
+            self.log.note(outputs.progress());
+        }
         let silent = self
             .last_packet
             .is_none_or(|at| now.saturating_duration_since(at) > STALL);
@@ -369,6 +416,14 @@ impl Actor for Media {
             }) => {
                 self.publication_ended(publication, &reason, now);
             }
+            Event::Publish(PublishEvent::Withdrawn { publication }) => {
+                // A successor that was quicker goes on with the playlist.
+                if self.publication.is_none() && self.departed == Some(publication) {
+                    self.end_stream(now);
+                    self.next_status = now;
+                }
+            }
+            Event::Resume(checkpoint) => self.resume(&checkpoint, now),
             Event::Close(done) => {
                 if let Some(id) = self.publication.as_ref().map(Publication::id) {
                     self.publication_ended(id, &EndReason::Shutdown, now);
@@ -418,6 +473,7 @@ impl Actor for Media {
         }
         if let Some(mut outputs) = self.outputs.take() {
             outputs.end_stream(Instant::now());
+            self.log.end();
         }
     }
 }

@@ -6,3 +6,4 @@ import './access.test.mjs';
 import './network.test.mjs';
 import './isolation.test.mjs';
 import './refusals.test.mjs';
+import './continuity.test.mjs';
