@@ -277,6 +277,7 @@ fn session_settings(config: &Config) -> session::Settings {
         },
         keyframe_interval: config.keyframe_interval(),
         reconnect_grace: config.session.reconnect_grace,
+        checkpoints: Some(config.storage.data_dir.join("state").join("playlists")),
         max_sessions: config.session.max_sessions,
         known_sessions: config.session.known_sessions.clone(),
         workers: thread::available_parallelism().map_or(2, usize::from),

@@ -12,6 +12,7 @@
 //! | `reader` | what readers do, and waiting |
 //! | `rendition`, `segment` | parts become segments; the sliding window |
 //! | `alignment` | discontinuities over all renditions |
+//! | `succession` | what one stream hands to the next |
 //! | `playlist`, `multivariant` | texts, pure |
 //! | `name`, `directives` | names and queries, pure |
 
@@ -28,6 +29,7 @@ mod rendition;
 mod segment;
 mod status;
 mod stream;
+mod succession;
 
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ pub use error::HlsError;
 pub use name::{Item, Name, StreamKey};
 pub use status::{RenditionStatus, State, Status};
 pub use stream::{PartKey, Stream};
+pub use succession::{Progress, RenditionProgress};
 
 /// How a [`Stream`] is cut, kept and waited for. Fixed for its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,12 @@ impl Settings {
         let whole = self.segment_duration.as_secs();
         let rounded = whole + u64::from(self.segment_duration.subsec_nanos() > 0);
         rounded.max(1)
+    }
+
+    /// How long after its end a stream is kept for viewers who are behind, and for late ones to see the end rather
+    /// than a 404.
+    pub fn reach(&self) -> Duration {
+        self.window + self.segment_duration * 3
     }
 }
 

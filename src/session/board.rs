@@ -1,11 +1,12 @@
 //! What there is of a session apart from its worker: what others may see, and what outlives media that is stuck.
 
 use std::{
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use super::{
+    checkpoint::{Checkpoints, Log},
     outputs::Outputs,
     status::{State, Status},
 };
@@ -33,20 +34,45 @@ pub(super) struct BoardState {
 }
 
 /// What outlives a [`Media`](super::media::Media) that is stuck.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Estate {
     /// Counts successors: only the newest may touch the rest.
     pub(super) owner: u32,
     pub(super) outputs: Option<Outputs>,
     pub(super) kinds: Vec<MediaKind>,
-    /// When the playlist began, which is its presentation time 0.
-    pub(super) stream_start: Option<Instant>,
+    /// When this process began with the playlist, and how old it was then.
+    stream_start: Instant,
+    stream_age: Duration,
+    log: Log,
+    /// In place, with its tracks.
     pub(super) publication: Option<(PublicationId, Vec<TrackInfo>)>,
+    /// The publication that ended last.
+    pub(super) departed: Option<PublicationId>,
     /// When the playlist ends unless a publisher returns.
     pub(super) ends_at: Option<Instant>,
 }
 
 impl Estate {
+    /// A playlist begins that is `age` old already.
+    pub(super) fn begin_stream(&mut self, outputs: Outputs, age: Duration, now: Instant) {
+        self.outputs = Some(outputs);
+        self.stream_start = now;
+        self.stream_age = age;
+        self.log.begin(age);
+    }
+
+    /// Age of the playlist: presentation times count from its beginning.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        self.stream_age + now.saturating_duration_since(self.stream_start)
+    }
+
+    /// Notes how far the playlist is, for a restart after a crash.
+    pub(super) fn note(&mut self) {
+        if let Some(outputs) = &self.outputs {
+            self.log.note(outputs.progress());
+        }
+    }
+
     /// Ends playlist and recording; `false` if there is none.
     pub(super) fn end_stream(&mut self, now: Instant) -> bool {
         self.ends_at = None;
@@ -54,14 +80,26 @@ impl Estate {
         let ended = outputs.is_some();
         if let Some(mut outputs) = outputs {
             outputs.end_stream(now);
+            self.log.end();
         }
         ended
     }
 }
 
 impl Board {
-    pub(super) fn new(id: SessionId) -> Self {
+    pub(super) fn new(id: SessionId, checkpoints: Option<Arc<Checkpoints>>) -> Self {
         Self {
+            estate: Mutex::new(Estate {
+                owner: 0,
+                outputs: None,
+                kinds: Vec::new(),
+                stream_start: Instant::now(),
+                stream_age: Duration::ZERO,
+                log: Log::new(id.clone(), checkpoints),
+                publication: None,
+                departed: None,
+                ends_at: None,
+            }),
             state: Mutex::new(BoardState {
                 stream: None,
                 status: Status {
@@ -78,7 +116,6 @@ impl Board {
                 },
                 over_since: None,
             }),
-            estate: Mutex::default(),
             transport: OnceLock::new(),
         }
     }

@@ -6,24 +6,29 @@
 //! A call into GStreamer may never return. What viewers and disk have got so far is therefore kept apart, on the
 //! [`Board`]: a successor takes it over and goes on with new pipelines, and what the stuck one may still make is dropped.
 
+mod successor;
+
 use std::{
     fmt,
-    sync::{Arc, MutexGuard, PoisonError, TryLockError, Weak},
-    time::{Duration, Instant},
+    sync::{Arc, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
     Settings,
     board::{Board, Estate},
+    checkpoint::Checkpoint,
     outputs::Outputs,
     publication::{Made, Publication},
     status::{self, Rates, State},
     worker::Actor,
 };
+use successor::MAX_SUCCESSORS;
+
 use crate::{
     hls,
     id::SessionId,
-    media::{MediaKind, TrackInfo},
+    media::TrackInfo,
     pipeline::Pipelines,
     recording,
     telemetry::Metrics,
@@ -36,9 +41,6 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// A publisher without packets for this long counts as stalled (requirement R5).
 const STALL: Duration = Duration::from_secs(2);
 
-/// How often the media of a session may get stuck before the session is given up.
-const MAX_SUCCESSORS: u32 = 3;
-
 /// The keyframe that ends the first segment is asked for so that it comes so much after the segment's least length.
 const KEYFRAME_MARGIN: Duration = Duration::from_millis(100);
 
@@ -46,6 +48,8 @@ const KEYFRAME_MARGIN: Duration = Duration::from_millis(100);
 pub(super) enum Event {
     /// From the transport.
     Publish(PublishEvent),
+    /// Go on with a playlist that an earlier process left; comes first if at all.
+    Resume(Box<Checkpoint>),
     /// End everything now and say when it is done.
     Close(tokio::sync::oneshot::Sender<()>),
 }
@@ -63,7 +67,7 @@ pub(super) struct Media {
     owner: u32,
     since: Instant,
     /// The publication of a stuck predecessor, to go on with.
-    resumes: Option<(PublicationId, Vec<TrackInfo>)>,
+    predecessors: Option<(PublicationId, Vec<TrackInfo>)>,
     publication: Option<Publication>,
     made: Vec<Made>,
     last_packet: Option<Instant>,
@@ -100,59 +104,13 @@ impl Media {
             board,
             owner: 0,
             since: now,
-            resumes: None,
+            predecessors: None,
             publication: None,
             made: Vec::new(),
             last_packet: None,
             rates: Rates::default(),
             next_status: now,
             last_status: now,
-        }
-    }
-
-    /// Media that goes on where a predecessor is stuck in a call, unless that happens too often or `overloaded` says
-    /// that too many are stuck already: then the session ends. Does not wait for the predecessor.
-    pub(super) fn succeed(
-        id: SessionId,
-        settings: Arc<Settings>,
-        pipelines: Arc<Pipelines>,
-        recordings: Option<Arc<recording::Store>>,
-        metrics: Arc<Metrics>,
-        board: Arc<Board>,
-        overloaded: bool,
-    ) -> Option<Self> {
-        let mut media = Self::new(id, settings, pipelines, recordings, metrics, board);
-        let span = media.span.clone();
-        let _entered = span.enter();
-        let board = Arc::clone(&media.board);
-        // Whoever is stuck with the outputs themselves in hand, in a call to a disk, cannot be succeeded.
-        let mut estate = match board.estate.try_lock() {
-            Ok(estate) => Some(estate),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        match &mut estate {
-            Some(estate) if estate.owner < MAX_SUCCESSORS && !overloaded => {
-                tracing::error!(
-                    "a call of the session's media does not return: its pipelines are replaced"
-                );
-                estate.owner += 1;
-                media.owner = estate.owner;
-                media.resumes.clone_from(&estate.publication);
-                Some(media)
-            }
-            _ => {
-                if let Some(estate) = &mut estate {
-                    estate.owner = u32::MAX;
-                    estate.end_stream(media.since);
-                } else if let Some(stream) = &board.lock().stream {
-                    stream.end();
-                }
-                drop(estate);
-                media.owner = u32::MAX - 1;
-                media.fail("its media hangs in calls that do not return");
-                None
-            }
         }
     }
 
@@ -175,19 +133,18 @@ impl Media {
         if estate.outputs.is_none() || estate.kinds != kinds {
             // Players cannot be told of a rendition that comes or goes, so other tracks mean another playlist.
             self.end_stream(&mut estate, now);
-            let stream = hls::Stream::new(self.settings.hls.clone());
-            estate.stream_start = Some(now);
-            self.board.lock().stream = Some(stream.clone());
-            estate.outputs = Some(Outputs::new(
-                self.id.clone(),
-                stream,
-                self.recordings.clone(),
-            ));
+            let before = self.board.lock().stream.take();
+            let settings = self.settings.hls.clone();
+            let stream = match before {
+                Some(before) => hls::Stream::after(settings, &before),
+                None => hls::Stream::new(settings),
+            };
+            self.begin_stream(&mut estate, stream, Duration::ZERO, now);
         }
         estate.kinds.clone_from(&kinds);
         estate.ends_at = None;
         estate.publication = Some((id, tracks.to_vec()));
-        let age = now.saturating_duration_since(estate.stream_start.unwrap_or(now));
+        let age = estate.age(now);
         drop(estate);
         self.last_packet = None;
         self.rates = Rates::default();
@@ -212,17 +169,28 @@ impl Media {
         self.next_status = now;
     }
 
-    /// Goes on with the publication of a predecessor.
-    fn resume(&mut self, now: Instant) {
-        let Some((id, tracks)) = self.resumes.take() else {
+    /// `age` is that of a playlist which goes on.
+    fn begin_stream(&self, estate: &mut Estate, stream: hls::Stream, age: Duration, now: Instant) {
+        self.board.lock().stream = Some(stream.clone());
+        let outputs = Outputs::new(self.id.clone(), stream, self.recordings.clone());
+        estate.begin_stream(outputs, age, now);
+    }
+
+    fn resume(&mut self, checkpoint: &Checkpoint, now: Instant) {
+        let Some(mut estate) = self.estate() else {
             return;
         };
-        self.begin(id, &tracks, now);
-        for (index, track) in tracks.iter().enumerate() {
-            if track.codec.kind() == MediaKind::Video {
-                self.made.push(Made::KeyframeRequest(index));
-            }
-        }
+        let stream = hls::Stream::resume(self.settings.hls.clone(), &checkpoint.playlist);
+        let age = checkpoint.age(SystemTime::now());
+        self.begin_stream(&mut estate, stream, age, now);
+        estate.kinds = checkpoint.kinds();
+        estate.ends_at = Some(now + self.settings.reconnect_grace);
+        drop(estate);
+        self.next_status = now;
+        tracing::info!(
+            grace = ?self.settings.reconnect_grace,
+            "the playlist goes on after a crash, as soon as the publisher is back"
+        );
     }
 
     fn publication_ended(&mut self, id: PublicationId, reason: &EndReason, now: Instant) {
@@ -240,6 +208,7 @@ impl Media {
         );
         if let Some(mut estate) = self.estate() {
             estate.publication = None;
+            estate.departed = Some(id);
             estate.ends_at = Some(if at_once {
                 now
             } else {
@@ -274,11 +243,18 @@ impl Media {
 
     fn publish_made(&mut self, now: Instant) {
         let mut made = std::mem::take(&mut self.made);
-        if let Some(outputs) = self.estate().as_mut().and_then(|e| e.outputs.as_mut()) {
-            for made in made.drain(..) {
-                self.publish(made, outputs, now);
+        if let Some(mut estate) = self.estate() {
+            let mut boundary = false;
+            if let Some(outputs) = &mut estate.outputs {
+                for made in made.drain(..) {
+                    boundary |= matches!(&made, Made::Part(_, part, _) if part.starts_segment || part.discontinuity);
+                    self.publish(made, outputs, now);
+                }
+                outputs.poll(now);
             }
-            outputs.poll(now);
+            if boundary {
+                estate.note();
+            }
         }
         // The room is used again.
         made.clear();
@@ -325,9 +301,13 @@ impl Media {
         }
         self.last_status = now;
         self.next_status = now + STATUS_INTERVAL;
-        let Some(estate) = self.estate() else {
+        let Some(mut estate) = self.estate() else {
             return;
         };
+        // Segments may also end without a new one that begins.
+        if self.publication.is_some() {
+            estate.note();
+        }
         let silent = self
             .last_packet
             .is_none_or(|at| now.saturating_duration_since(at) > STALL);
@@ -395,7 +375,7 @@ impl Actor for Media {
         let span = self.span.clone();
         let _entered = span.enter();
         let now = Instant::now();
-        self.resume(now);
+        self.take_over(now);
         match event {
             Event::Publish(PublishEvent::Rtp {
                 publication,
@@ -443,6 +423,18 @@ impl Actor for Media {
             }) => {
                 self.publication_ended(publication, &reason, now);
             }
+            Event::Publish(PublishEvent::Withdrawn { publication }) => {
+                // A successor that was quicker goes on with the playlist.
+                let ends = self
+                    .estate()
+                    .filter(|estate| estate.departed == Some(publication))
+                    .filter(|_| self.publication.is_none())
+                    .map(|mut estate| self.end_stream(&mut estate, now));
+                if ends.is_some() {
+                    self.next_status = now;
+                }
+            }
+            Event::Resume(checkpoint) => self.resume(&checkpoint, now),
             Event::Close(done) => {
                 if let Some(id) = self.publication.as_ref().map(Publication::id) {
                     self.publication_ended(id, &EndReason::Shutdown, now);
@@ -460,7 +452,7 @@ impl Actor for Media {
     fn poll(&mut self, now: Instant) -> Option<Instant> {
         let span = self.span.clone();
         let _entered = span.enter();
-        self.resume(now);
+        self.take_over(now);
         let mut deadline = None;
         if let Some(publication) = &mut self.publication {
             deadline = publication.poll(now, &mut self.made);

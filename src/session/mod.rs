@@ -7,6 +7,7 @@
 //! it some time after its end. The media of each runs as an actor on the media workers.
 
 mod board;
+mod checkpoint;
 mod media;
 mod outputs;
 mod publication;
@@ -16,6 +17,7 @@ mod worker;
 use std::{
     collections::HashMap,
     fmt,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -28,6 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::status::{Connection, Recording, State, Status, Track};
 use self::{
     board::Board,
+    checkpoint::{Checkpoint, Checkpoints},
     media::{Event, Media},
     worker::{Mailbox, Workers},
 };
@@ -63,6 +66,9 @@ const UNUSED: Duration = Duration::from_secs(10);
 /// How long closing one session may take at shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long the disk may take at shutdown to forget the playlists, which have all ended.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
 /// How sessions are made and kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -76,6 +82,8 @@ pub struct Settings {
     pub keyframe_interval: Duration,
     /// How long a playlist waits for a publisher that went without a word.
     pub reconnect_grace: Duration,
+    /// Folder that says where the playlists are, so that they go on after a crash of the process; `None`: they do not.
+    pub checkpoints: Option<PathBuf>,
     /// Sessions that may be there at once.
     pub max_sessions: usize,
     /// The only ids that may publish; empty for any.
@@ -101,6 +109,7 @@ struct Inner {
     connector: Arc<dyn Connector>,
     pipelines: Arc<Pipelines>,
     recordings: Option<Arc<recording::Store>>,
+    checkpoints: Option<Arc<Checkpoints>>,
     metrics: Arc<Metrics>,
     workers: Workers,
     sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
@@ -133,7 +142,9 @@ impl PublishSink for ToMedia {
                     self.metrics.events_dropped.inc();
                 }
             }
-            PublishEvent::Started { .. } | PublishEvent::Ended { .. } => {
+            PublishEvent::Started { .. }
+            | PublishEvent::Ended { .. }
+            | PublishEvent::Withdrawn { .. } => {
                 self.mailbox.send(Event::Publish(event));
             }
         }
@@ -191,7 +202,9 @@ impl Session {
 }
 
 impl Sessions {
-    /// No sessions yet. Must be called within a tokio runtime, on which the housekeeping then runs.
+    /// No sessions but those that a crash of an earlier process cut off: their playlists wait for their publishers, for
+    /// [`Settings::reconnect_grace`] at most. Must be called within a tokio runtime, on which the housekeeping then
+    /// runs.
     ///
     /// # Errors
     ///
@@ -203,18 +216,30 @@ impl Sessions {
         recordings: Option<Arc<recording::Store>>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
+        let (checkpoints, left) = match settings.checkpoints.clone().map(Checkpoints::open) {
+            Some(Ok((checkpoints, left))) => (Some(Arc::new(checkpoints)), left),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "playlists will not go on after a crash: their folder cannot be used");
+                (None, Vec::new())
+            }
+            None => (None, Vec::new()),
+        };
         let sessions = Self(Arc::new(Inner {
             workers: Workers::start(settings.workers, CALL_LIMIT)?,
             settings: Arc::new(settings),
             connector,
             pipelines,
             recordings,
+            checkpoints,
             metrics,
             sessions: Mutex::default(),
             draining: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }));
+        for (id, checkpoint) in left {
+            sessions.resume(id, checkpoint);
+        }
         let reaper = sessions.clone();
         sessions.0.tasks.spawn(async move {
             let mut interval = tokio::time::interval(REAP_INTERVAL);
@@ -286,6 +311,33 @@ impl Sessions {
             }
         }))
         .await;
+        if let Some(checkpoints) = self.0.checkpoints.clone() {
+            let flushed = tokio::task::spawn_blocking(move || checkpoints.flush(FLUSH_LIMIT)).await;
+            if !matches!(flushed, Ok(true)) {
+                tracing::warn!("the playlists' checkpoints were not deleted in time");
+            }
+        }
+    }
+
+    /// Goes on with a playlist that a crash cut off.
+    fn resume(&self, id: SessionId, checkpoint: Checkpoint) {
+        let settings = &self.0.settings;
+        let known = &settings.known_sessions;
+        let mut sessions = self.0.map();
+        if checkpoint.playlist.target_duration != settings.hls.target_duration()
+            || (!known.is_empty() && !known.contains(&id))
+            || sessions.len() >= settings.max_sessions
+        {
+            tracing::info!(session_id = %id, "the playlist does not go on: the configuration is another one");
+            drop(sessions);
+            if let Some(checkpoints) = &self.0.checkpoints {
+                checkpoints.forget(&id);
+            }
+            return;
+        }
+        let session = self.make(id.clone());
+        session.mailbox.send(Event::Resume(Box::new(checkpoint)));
+        sessions.insert(id, session);
     }
 
     /// Lets go of sessions that are over, and counts the threads that are stuck.
@@ -293,8 +345,7 @@ impl Sessions {
         let now = Instant::now();
         let stuck = i64::try_from(self.stuck_workers()).unwrap_or(i64::MAX);
         self.0.metrics.stuck_workers.set(stuck);
-        // Viewers who are behind still get the tail, and late ones see the end rather than a 404.
-        let keep = self.0.settings.hls.window + self.0.settings.hls.segment_duration * 3;
+        let keep = self.0.settings.hls.reach();
         let spent: Vec<_> = {
             let mut sessions = self.0.map();
             let spent: Vec<_> = sessions
@@ -360,7 +411,14 @@ impl Sessions {
                 retry_after: REAP_INTERVAL * 5,
             });
         }
-        let board = Arc::new(Board::new(id.clone()));
+        let session = self.make(id.clone());
+        sessions.insert(id, Arc::clone(&session));
+        Ok(session)
+    }
+
+    fn make(&self, id: SessionId) -> Arc<Session> {
+        let settings = &self.0.settings;
+        let board = Arc::new(Board::new(id.clone(), self.0.checkpoints.clone()));
         let media = Media::new(
             id.clone(),
             Arc::clone(settings),
@@ -370,7 +428,6 @@ impl Sessions {
             Arc::clone(&board),
         );
         let succeed = {
-            let id = id.clone();
             let settings = Arc::clone(settings);
             let pipelines = Arc::clone(&self.0.pipelines);
             let recordings = self.0.recordings.clone();
@@ -399,14 +456,12 @@ impl Sessions {
         );
         // Set once, right here.
         board.transport.get_or_init(|| Arc::downgrade(&transport));
-        let session = Arc::new(Session {
+        Arc::new(Session {
             transport,
             board,
             mailbox,
             asked_for: Mutex::new(Instant::now()),
-        });
-        sessions.insert(id, Arc::clone(&session));
-        Ok(session)
+        })
     }
 }
 

@@ -300,6 +300,7 @@ impl Events {
                     }
                     PublishEvent::SenderReport { .. } => format!("{number} report"),
                     PublishEvent::Ended { reason, .. } => format!("{number} end {reason:?}"),
+                    PublishEvent::Withdrawn { .. } => format!("{number} withdrawn"),
                 }
             })
             .collect()

@@ -1,4 +1,4 @@
-"""Publishes a moving picture and a tone over WHIP with aiortc: aiortc_publish.py URL SECONDS."""
+"""Publishes a moving picture and a tone over WHIP with aiortc: aiortc_publish.py URL SECONDS [close-first]."""
 
 import asyncio
 import fractions
@@ -51,7 +51,7 @@ def request(method, url, body=None):
     )
 
 
-async def main(url, seconds):
+async def main(url, seconds, close_first):
     pc = RTCPeerConnection()
     video = pc.addTransceiver(Bars(), direction="sendonly")
     pc.addTransceiver(Tone(), direction="sendonly")
@@ -69,10 +69,12 @@ async def main(url, seconds):
             raise SystemExit(f"connection {pc.connectionState}")
     if pc.connectionState != "connected":
         raise SystemExit(f"still {pc.connectionState} at the end")
+    if close_first:
+        await pc.close()
     status = (await asyncio.to_thread(request, "DELETE", session)).status
     assert status == 200, status
     await pc.close()
     print("published")
 
 
-asyncio.run(main(sys.argv[1], float(sys.argv[2])))
+asyncio.run(main(sys.argv[1], float(sys.argv[2]), "close-first" in sys.argv[3:]))

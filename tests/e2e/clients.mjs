@@ -28,8 +28,9 @@ export async function ffmpegPublish(url, seconds, { token = '', keyframes = 60 }
 }
 
 /** Publishes with aiortc, whose WHIP side is the script beside this file; its token is WHIP_TOKEN of the environment. */
-export function aiortcPublish(url, seconds, options = {}) {
-  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds)], options);
+export function aiortcPublish(url, seconds, { closeFirst = false, ...options } = {}) {
+  const more = closeFirst ? ['close-first'] : [];
+  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds), ...more], options);
 }
 
 /** Publishes with our own client; `args` are those of `whipgate-publisher`. */

@@ -7,3 +7,4 @@ import './network.test.mjs';
 import './keyframes.test.mjs';
 import './isolation.test.mjs';
 import './refusals.test.mjs';
+import './continuity.test.mjs';

@@ -31,6 +31,7 @@ fn settings() -> Arc<Settings> {
         keyframe_interval: hls.segment_duration,
         hls,
         reconnect_grace: Duration::from_secs(15),
+        checkpoints: None,
         max_sessions: 2,
         known_sessions: Vec::new(),
         workers: 1,
@@ -62,7 +63,7 @@ impl Session {
         relieved: mpsc::Sender<bool>,
     ) -> Self {
         let id: SessionId = name.parse().unwrap();
-        let board = Arc::new(Board::new(id.clone()));
+        let board = Arc::new(Board::new(id.clone(), None));
         let (settings, metrics) = (settings(), Metrics::new());
         let media = Media::new(
             id.clone(),
