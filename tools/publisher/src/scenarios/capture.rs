@@ -1,12 +1,18 @@
 //! A session's HLS as a player gets it: both media playlists with everything they list, kept in memory and on disk.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use reqwest::{Client, Url};
 
 use super::mp4::{self, Sample};
+
+/// Longest wait for the end of the playlists after that of the publication.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A run of segments that continue each other: no discontinuity, one init segment.
 #[derive(Clone, Debug)]
@@ -61,8 +67,17 @@ pub(super) async fn capture(
 }
 
 async fn rendition(http: &Client, url: &Url, folder: &Path) -> Result<Captured> {
-    let text = get_text(http, url).await?;
-    ensure!(text.contains("#EXT-X-ENDLIST"), "it has not ended:\n{text}");
+    let deadline = Instant::now() + PATIENCE;
+    let text = loop {
+        let text = get_text(http, url).await?;
+        if text.contains("#EXT-X-ENDLIST") {
+            break text;
+        }
+        if Instant::now() > deadline {
+            bail!("it does not end:\n{text}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     let mut captured = Captured {
         pieces: Vec::new(),
         discontinuities: 0,

@@ -357,6 +357,8 @@ fn changes() -> Vec<Case> {
             .lasting(10.0)
             .at(5.0, both(Change::TimestampJump(1000)))
             .bound(|b| {
+                // Until the next report both go on by their arrival.
+                b.from = seconds(6.5);
                 b.discontinuities = 2;
                 b.lost = Lost::Any;
             }),
@@ -364,6 +366,8 @@ fn changes() -> Vec<Case> {
             .lasting(10.0)
             .at(5.0, both(Change::TimestampJump(-1000)))
             .bound(|b| {
+                // Until the next report both go on by their arrival.
+                b.from = seconds(6.5);
                 b.discontinuities = 2;
                 b.lost = Lost::Any;
             }),

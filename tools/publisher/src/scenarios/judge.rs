@@ -277,6 +277,7 @@ async fn decode(input: &Path) -> Result<Vec<String>> {
         .filter(|line| !line.trim().is_empty())
         // Said of every init segment after the first, which RFC 8216 permits.
         .filter(|line| !line.contains("Found duplicated MOOV Atom"))
+        .filter(|line| !line.trim().starts_with("Last message repeated"))
         .map(str::to_owned)
         .collect();
     if !output.status.success() {

@@ -53,7 +53,7 @@ pub struct ScenarioOptions {
 }
 
 /// What came of one case.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
     /// Its name.
     pub case: String,
@@ -126,14 +126,17 @@ async fn run_all(
             };
             running.spawn(async move {
                 let name = case.name;
-                let row = one(&place, case).await;
-                row.map(|row| (number, row))
-                    .with_context(|| format!("case {name:?}"))
+                let row = one(&place, case).await.unwrap_or_else(|error| Row {
+                    case: name.to_owned(),
+                    failures: vec![format!("{error:#}")],
+                    ..Row::default()
+                });
+                (number, row)
             });
         }
         match running.join_next().await {
             Some(row) => {
-                let (number, row) = row.context("a case panicked")??;
+                let (number, row) = row.context("a case panicked")?;
                 tracing::info!(
                     "{}: {}",
                     row.case,
