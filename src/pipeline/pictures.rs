@@ -172,8 +172,7 @@ fn h265_types(payload: &[u8]) -> impl Iterator<Item = u8> {
 fn aggregated_headers(mut units: &[u8]) -> impl Iterator<Item = u8> {
     std::iter::from_fn(move || {
         let (&[high, low], rest) = units.split_first_chunk()?;
-        let (unit, after) =
-            rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
+        let (unit, after) = rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
         units = after;
         unit.first().copied()
     })

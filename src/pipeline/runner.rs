@@ -141,19 +141,17 @@ impl Pipeline {
             self.ask_if_nothing_comes(pts);
         }
         if taken.broken {
-            tracing::debug!(packet.timestamp, "a picture is not whole: waiting for a keyframe");
+            tracing::debug!(
+                packet.timestamp,
+                "a picture is not whole: waiting for a keyframe"
+            );
             self.shared.emit(Output::KeyframeWanted);
         }
         self.check()
     }
 
     /// Gives a packet to the elements.
-    fn feed(
-        &mut self,
-        packet: &RtpPacket,
-        pts: i64,
-        after_gap: bool,
-    ) -> Result<(), PipelineError> {
+    fn feed(&mut self, packet: &RtpPacket, pts: i64, after_gap: bool) -> Result<(), PipelineError> {
         let offset = i64::try_from(nanoseconds(START_OFFSET)).unwrap_or(0);
         let Some(time) = pts
             .checked_add(offset)

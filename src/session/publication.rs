@@ -208,7 +208,10 @@ impl Publication {
             self.event(event, monotonic, made);
         }
         let silence = self.fill_silence(monotonic, made);
-        let mut deadline = [self.timeline.deadline(), silence].into_iter().flatten().min();
+        let mut deadline = [self.timeline.deadline(), silence]
+            .into_iter()
+            .flatten()
+            .min();
         for (index, track) in self.tracks.iter_mut().enumerate() {
             let Some(demand) = &mut track.demand else {
                 continue;

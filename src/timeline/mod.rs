@@ -247,7 +247,11 @@ impl Timeline {
 
     /// Whether packets of any track have come within [`Settings::idle`].
     pub fn is_live(&self, now: Monotonic) -> bool {
-        let newest = self.tracks.iter().filter_map(|track| track.last_media).max();
+        let newest = self
+            .tracks
+            .iter()
+            .filter_map(|track| track.last_media)
+            .max();
         newest.is_some_and(|newest| now < newest + self.settings.idle)
     }
 

@@ -2,5 +2,6 @@
 import './browser.test.mjs';
 import './clients.test.mjs';
 import './recording.test.mjs';
+import './scenarios.test.mjs';
 import './isolation.test.mjs';
 import './refusals.test.mjs';

@@ -354,10 +354,7 @@ fn check_sound(init: &InitSegment, parts: &[Part]) -> Vec<Sample> {
     check_part_durations(parts, 9600);
     let samples = read_parts(parts, 1);
     for (sample, next) in samples.iter().zip(samples.iter().skip(1)) {
-        assert_eq!(
-            sample.decode_time + sample.duration,
-            next.decode_time
-        );
+        assert_eq!(sample.decode_time + sample.duration, next.decode_time);
     }
     decode(init, parts);
     samples
@@ -381,7 +378,10 @@ fn sound_that_pauses_is_silent_meanwhile() {
     let durations: Vec<_> = samples.iter().map(|s| s.duration).collect();
     let first = media.packets.len() / 2;
     // 1.4875 s of silence: 74 packets of 20 ms, one of 5 ms and one of 2.5 ms.
-    assert_eq!(durations[first..first + 76], [vec![960; 74], vec![240, 120]].concat());
+    assert_eq!(
+        durations[first..first + 76],
+        [vec![960; 74], vec![240, 120]].concat()
+    );
     assert!(durations[first + 76..].iter().all(|d| *d == 960));
     let resumed = media.packets[first].1;
     let offset = i64::try_from(START_OFFSET.as_nanos()).unwrap();
@@ -420,7 +420,10 @@ fn silence_goes_on_while_nothing_comes_and_late_sound_gives_way() {
         running.pipeline.fill_silence(step * 50_000_000).unwrap();
     }
     let so_far: u64 = running.so_far().single().1.iter().map(|p| p.duration).sum();
-    assert!(so_far >= 48_000 - 9600, "silence comes out at once: {so_far}");
+    assert!(
+        so_far >= 48_000 - 9600,
+        "silence comes out at once: {so_far}"
+    );
     // Packets 45 to 49 come when silence is in their place already.
     for (packet, pts) in &media.packets[45..] {
         running.pipeline.push(packet, *pts, false).unwrap();

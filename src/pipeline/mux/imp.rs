@@ -292,7 +292,11 @@ impl Mux {
             let covered = i64::try_from(state.silent_until).unwrap_or(0) - time;
             let bridge = i64::from(track.timescale) * BRIDGE_SECONDS;
             if covered * 2 > i64::try_from(nominal).unwrap_or(0) && covered < bridge {
-                gst::debug!(CAT, imp = self, "dropping {buffer:?}: silence is there already");
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "dropping {buffer:?}: silence is there already"
+                );
                 return Ok(outgoing);
             }
             let mut fragments = Vec::new();
@@ -509,7 +513,9 @@ impl Mux {
     /// Puts silence between the last packet of sound and `until`, in nanoseconds of running time.
     fn fill_silence(&self, until: u64) {
         let _lock = self.sinkpad.stream_lock();
-        let filled = self.silence_until(until).and_then(|outgoing| self.send(outgoing));
+        let filled = self
+            .silence_until(until)
+            .and_then(|outgoing| self.send(outgoing));
         // The next access unit meets the same flow and returns it.
         if let Err(flow) = filled {
             gst::debug!(CAT, imp = self, "filling with silence: {flow}");

@@ -50,9 +50,7 @@ const SILENCE: [(&[u8], u64); 4] = [
 
 /// The longest packet of silence that fits into so much time, with how long it lasts; both in units of 1/48000 s.
 pub(super) fn silence(time: u64) -> Option<(&'static [u8], u64)> {
-    SILENCE
-        .into_iter()
-        .find(|(_, duration)| *duration <= time)
+    SILENCE.into_iter().find(|(_, duration)| *duration <= time)
 }
 
 /// How long a packet lasts, in units of 1/48000 s; `None` if it is no Opus packet.

@@ -456,7 +456,11 @@ async fn run_scenarios(arguments: Scenarios) -> Result<()> {
     }
     write!(io::stdout(), "{}", scenarios::table(&rows)).context("cannot print")?;
     let missed = rows.iter().filter(|row| !row.failures.is_empty()).count();
-    anyhow::ensure!(missed == 0, "{missed} of {} cases missed a bound", rows.len());
+    anyhow::ensure!(
+        missed == 0,
+        "{missed} of {} cases missed a bound",
+        rows.len()
+    );
     Ok(())
 }
 

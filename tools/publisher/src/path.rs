@@ -316,7 +316,10 @@ mod tests {
         let mut path = Path::new(options, 0);
         let start = Instant::now();
         for number in 0..200 {
-            assert!(path.enter(start + Duration::from_millis(number), datagram(number as u8)));
+            assert!(path.enter(
+                start + Duration::from_millis(number),
+                datagram(number as u8)
+            ));
         }
         std::iter::from_fn(|| path.leave(start + Duration::from_secs(1)))
             .map(|(_, datagram)| datagram[0])

@@ -51,10 +51,7 @@ pub(super) async fn capture(
         .map(|(uri, _)| uri)
         .or_else(|| crate::watch::first_variant(&text).filter(|uri| uri.contains("audio")));
     let mut found = [None, None];
-    for (slot, (uri, name)) in found
-        .iter_mut()
-        .zip([(video, "video"), (audio, "audio")])
-    {
+    for (slot, (uri, name)) in found.iter_mut().zip([(video, "video"), (audio, "audio")]) {
         if let Some(uri) = uri {
             let folder = folder.join(name);
             std::fs::create_dir_all(&folder)?;

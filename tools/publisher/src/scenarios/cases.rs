@@ -72,8 +72,9 @@ pub(super) struct Case {
 
 /// Without reports tracks are aligned by arrival, which includes what senders do before they send.
 const BY_ARRIVAL: f64 = 25.0;
-/// When trouble begins: the latency before it has been measured by then.
-const TROUBLE: (Duration, Duration) = (Duration::from_millis(4500), Duration::from_secs(9));
+/// When there is trouble: latency has been measured before it begins, and pictures have kept still for up to two groups of
+/// pictures after it, so that six more seconds later nothing of it is listed any more.
+const TROUBLE: (Duration, Duration) = (Duration::from_millis(4500), Duration::from_secs(8));
 
 fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
@@ -142,7 +143,7 @@ impl Case {
             trouble: Some(TROUBLE),
             ..path
         };
-        self.lasting(14.0).with(|options| {
+        self.lasting(19.0).with(|options| {
             options.video_path = path;
             options.audio_path = path;
         })
@@ -216,16 +217,17 @@ fn loss() -> Vec<Case> {
         loss_percent: 5.0,
         ..PathOptions::default()
     };
-    let bursts = PathOptions {
-        burst: 20,
-        ..five
-    };
+    let bursts = PathOptions { burst: 20, ..five };
     let unrepaired = |case: Case| {
         case.with(|o| {
             o.rtx = false;
             o.no_repairs = true;
         })
-        .bound(|b| b.lost = Lost::Any)
+        .bound(|b| {
+            b.lost = Lost::Any;
+            // A picture that stands still for more than 2 s, because a keyframe was lost as well, ends in one.
+            b.discontinuities = 2;
+        })
     };
     let of = |codec| VideoSource::Clip(clip(VideoFormat { codec, ..format() }));
     vec![
@@ -330,10 +332,8 @@ fn changes() -> Vec<Case> {
                 ..high(2)
             }))
             .bound(|b| b.offset_ms = 101.0),
-        case("mono and stereo in turn").audio(AudioSource::Sequence(vec![
-            AudioClipSpec::default(),
-            mono,
-        ])),
+        case("mono and stereo in turn")
+            .audio(AudioSource::Sequence(vec![AudioClipSpec::default(), mono])),
         case("another SSRC of pictures")
             .lasting(10.0)
             .at(5.0, Action::Change(Some(Change::NewSource), None))
@@ -350,6 +350,8 @@ fn changes() -> Vec<Case> {
             .lasting(10.0)
             .at(5.0, both(Change::NewSource))
             .bound(|b| {
+                // Until the next report both go on by their arrival.
+                b.from = seconds(6.5);
                 b.discontinuities = 2;
                 b.lost = Lost::Any;
             }),
@@ -382,14 +384,16 @@ fn pauses() -> Vec<Case> {
         ..AudioClipSpec::default()
     });
     vec![
-        case("discontinuous transmission of sound").quick().audio(dtx),
+        case("discontinuous transmission of sound")
+            .quick()
+            .audio(dtx),
         case("sound muted for 4 s")
             .quick()
             .lasting(13.0)
             .at(5.0, pause(false, true))
             .at(9.0, go_on),
         case("pictures pause for 1.5 s")
-            .lasting(11.0)
+            .lasting(16.0)
             .at(5.0, pause(true, false))
             .at(6.5, go_on),
         case("pictures pause for 5 s")
@@ -401,7 +405,7 @@ fn pauses() -> Vec<Case> {
                 b.lost = Lost::Any;
             }),
         case("everything pauses for 1.5 s")
-            .lasting(11.0)
+            .lasting(16.0)
             .at(5.0, pause(true, true))
             .at(6.5, go_on),
         case("everything pauses for 5 s")

@@ -112,9 +112,7 @@ pub(super) async fn hls(
     }
     output.offset_ms = offset(&pictures_seen, &packets, sounds, from);
     for captured in video.iter().chain(audio.iter()) {
-        output
-            .warnings
-            .extend(decode(&captured.playlist).await?);
+        output.warnings.extend(decode(&captured.playlist).await?);
     }
     Ok(output)
 }
@@ -224,7 +222,14 @@ async fn probe(file: &Path) -> Result<Vec<Packet>> {
     let entries = "packet=codec_type,pts_time,size,pos";
     let mut command = Command::new("ffprobe");
     command
-        .args(["-v", "error", "-show_entries", entries, "-of", "compact=p=0"])
+        .args([
+            "-v",
+            "error",
+            "-show_entries",
+            entries,
+            "-of",
+            "compact=p=0",
+        ])
         .arg(file);
     let output = finished(command).await?;
     ensure!(

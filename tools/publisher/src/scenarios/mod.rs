@@ -82,9 +82,14 @@ pub async fn run(options: &ScenarioOptions) -> Result<Vec<Row>> {
     if cases.is_empty() {
         bail!("no case is named so");
     }
-    let mut arguments: Vec<String> = ["--set", "hls.window=10m", "--set", "limits.posts_per_second=100"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut arguments: Vec<String> = [
+        "--set",
+        "hls.window=10m",
+        "--set",
+        "limits.posts_per_second=100",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     arguments.extend(options.arguments.iter().cloned());
     let mut gateway = Gateway::start(&options.gateway, &arguments)?;
     gateway.wait_ready().await?;
@@ -95,8 +100,10 @@ pub async fn run(options: &ScenarioOptions) -> Result<Vec<Row>> {
     if rows.is_err() || gateway.has_ended()? {
         bail!(
             "{}\nthe gateway's last words:\n{}",
-            rows.err()
-                .map_or_else(|| "the gateway ended".to_owned(), |error| format!("{error:#}")),
+            rows.err().map_or_else(
+                || "the gateway ended".to_owned(),
+                |error| format!("{error:#}")
+            ),
             gateway.last_words()
         );
     }
@@ -223,7 +230,9 @@ async fn judge_case(
         }
         None => scratch.path().to_owned(),
     };
-    let index = place.base.join(&format!("hls/{}/index.m3u8", place.session))?;
+    let index = place
+        .base
+        .join(&format!("hls/{}/index.m3u8", place.session))?;
     let (video, audio) = capture::capture(&place.http, &index, &folder).await?;
     let from = case.bounds.from;
     let hls = judge::hls(video.as_ref(), audio.as_ref(), pictures, sounds, from).await?;
@@ -372,7 +381,8 @@ pub fn table(rows: &[Row]) -> String {
         "| case | measured A/V offset ms | lost pictures | duplicated pictures | decoder warnings after recovery \
          | discontinuities (video / audio) | latency drift ms | |\n|---|---|---|---|---|---|---|---|\n",
     );
-    let number = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:+.1}"));
+    let number =
+        |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:+.1}"));
     let count = |value: Option<u64>| value.map_or_else(|| "-".into(), |value| value.to_string());
     for row in rows {
         let (hls, recording) = (&row.hls, &row.recording);
