@@ -11,6 +11,7 @@ mod description;
 mod error;
 mod mux;
 mod payload;
+mod pictures;
 mod rtp;
 mod runner;
 

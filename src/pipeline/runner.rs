@@ -22,9 +22,11 @@ use super::{
     description::{Description, Elements, error_text},
     error::PipelineError,
     mux::{self, PartMeta},
-    payload, rtp,
+    payload,
+    pictures::Pictures,
+    rtp,
 };
-use crate::media::{InitSegment, Part, RtpPacket, TrackInfo};
+use crate::media::{InitSegment, MediaKind, Part, RtpPacket, TrackInfo};
 
 /// How long draining may take. The built-in texts drain within the call; one with a queue in it needs a moment.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,6 +49,8 @@ pub struct Pipeline {
     settings: Settings,
     shared: Arc<Shared>,
     chain: Chain,
+    /// Only for video.
+    pictures: Option<Pictures>,
     /// Presentation time at which a keyframe is asked for if nothing has come out by then.
     ask_at: Option<i64>,
     /// How often in a row the chain has been replaced without anything coming out.
@@ -98,6 +102,7 @@ impl Pipeline {
         let caps = rtp::caps(track);
         let chain = Chain::start(&description, &caps, &settings, &shared)?;
         Ok(Self {
+            pictures: pictures(&description),
             description,
             caps,
             settings,
@@ -109,7 +114,8 @@ impl Pipeline {
     }
 
     /// Takes the next packet in sequence order. `pts` is its presentation time in nanoseconds from the stream's zero;
-    /// what comes out is [`START_OFFSET`] later. `after_loss` says that packets before this one are lost.
+    /// what comes out is [`START_OFFSET`] later. `after_loss` says that packets before this one are lost: of video,
+    /// nothing comes out from then on until the next keyframe, since it could not be shown right.
     ///
     /// # Errors
     /// The pipeline has failed, now or earlier. It has to be dropped.
@@ -120,6 +126,32 @@ impl Pipeline {
         after_loss: bool,
     ) -> Result<(), PipelineError> {
         self.check()?;
+        let Some(pictures) = &mut self.pictures else {
+            if !payload::is_sound(self.description.codec(), &packet.payload) {
+                tracing::debug!(packet.sequence_number, "dropping a malformed packet");
+                return Ok(());
+            }
+            return self.feed(packet, pts, after_loss);
+        };
+        let taken = pictures.push(packet.clone(), pts, after_loss);
+        for (index, (packet, pts)) in taken.packets.iter().enumerate() {
+            self.feed(packet, *pts, taken.after_gap && index == 0)?;
+        }
+        if taken.packets.is_empty() {
+            self.ask_if_nothing_comes(pts);
+        }
+        if taken.broken {
+            tracing::debug!(
+                packet.timestamp,
+                "a picture is not whole: waiting for a keyframe"
+            );
+            self.shared.emit(Output::KeyframeWanted);
+        }
+        self.check()
+    }
+
+    /// Gives a packet to the elements.
+    fn feed(&mut self, packet: &RtpPacket, pts: i64, after_gap: bool) -> Result<(), PipelineError> {
         let offset = i64::try_from(nanoseconds(START_OFFSET)).unwrap_or(0);
         let Some(time) = pts
             .checked_add(offset)
@@ -128,11 +160,7 @@ impl Pipeline {
             tracing::debug!(pts, "dropping a packet from before the stream's zero");
             return Ok(());
         };
-        if !payload::is_sound(self.description.codec(), &packet.payload) {
-            tracing::debug!(packet.sequence_number, "dropping a malformed packet");
-            return Ok(());
-        }
-        let buffer = rtp::buffer(packet, gst::ClockTime::from_nseconds(time), after_loss);
+        let buffer = rtp::buffer(packet, gst::ClockTime::from_nseconds(time), after_gap);
         let flow = self.chain.input.push(buffer);
         self.check()?;
         match flow {
@@ -155,6 +183,26 @@ impl Pipeline {
         self.check()
     }
 
+    /// Sound has stopped: puts silence from the last packet up to `until`, a presentation time in nanoseconds, so that the
+    /// track goes on. Does nothing to pictures, before the first packet, and where sound has been missing for so long
+    /// that it goes on at a discontinuity.
+    ///
+    /// # Errors
+    /// The pipeline has failed.
+    pub fn fill_silence(&mut self, until: i64) -> Result<(), PipelineError> {
+        self.check()?;
+        let offset = i64::try_from(nanoseconds(START_OFFSET)).unwrap_or(0);
+        if let Some(until) = until
+            .checked_add(offset)
+            .and_then(|time| u64::try_from(time).ok())
+        {
+            self.chain
+                .mux
+                .emit_by_name::<()>(mux::FILL_SILENCE, &[&until]);
+        }
+        self.check()
+    }
+
     /// Closes the part in hand, because what follows does not continue it. The next part starts with a keyframe, a new
     /// segment and `discontinuity`; a new initialization segment precedes it only if the encoding has changed, too.
     ///
@@ -170,6 +218,7 @@ impl Pipeline {
     fn restart(&mut self) -> Result<(), PipelineError> {
         self.shared.flowing.store(false, Ordering::Release);
         self.ask_at = None;
+        self.pictures = pictures(&self.description);
         self.chain = Chain::start(&self.description, &self.caps, &self.settings, &self.shared)?;
         Ok(())
     }
@@ -378,6 +427,12 @@ impl Shared {
             Err(gst::FlowError::Error)
         }
     }
+}
+
+/// What lets only whole pictures through, if it is pictures that come.
+fn pictures(description: &Description) -> Option<Pictures> {
+    let codec = description.codec();
+    (codec.kind() == MediaKind::Video).then(|| Pictures::new(codec))
 }
 
 fn input_pad(shared: &Arc<Shared>) -> gst::Pad {

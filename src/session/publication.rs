@@ -24,6 +24,13 @@ use crate::{
 /// A track whose pipeline failed this often within one publication stays off.
 const MAX_RESTARTS: u32 = 5;
 
+/// Sound that has not come so long after it was due is replaced by silence: longer than lost packets are waited for, and
+/// short enough for players not to run dry.
+const SILENCE_AFTER: Duration = Duration::from_millis(250);
+
+/// While sound is missing, silence is made in steps of this.
+const SILENCE_STEP: Duration = Duration::from_millis(50);
+
 /// What a publication makes, in order.
 #[derive(Debug)]
 pub(super) enum Made {
@@ -51,6 +58,8 @@ struct Track {
     resolution: Option<(u32, u32)>,
     /// Only for video.
     demand: Option<KeyframeDemand>,
+    /// Only for sound: up to where there is any, in ns of presentation time.
+    heard_until: Option<i64>,
 }
 
 /// The media state of one publication.
@@ -135,6 +144,7 @@ impl Publication {
                 restarts: 0,
                 resolution: None,
                 demand,
+                heard_until: None,
             });
         }
         for index in 0..publication.tracks.len() {
@@ -200,7 +210,11 @@ impl Publication {
         while let Some(event) = self.timeline.poll(monotonic) {
             self.event(event, monotonic, made);
         }
-        let mut deadline = self.timeline.deadline();
+        let silence = self.fill_silence(monotonic, made);
+        let mut deadline = [self.timeline.deadline(), silence]
+            .into_iter()
+            .flatten()
+            .min();
         for (index, track) in self.tracks.iter_mut().enumerate() {
             let Some(demand) = &mut track.demand else {
                 continue;
@@ -211,6 +225,33 @@ impl Publication {
             deadline = [deadline, demand.deadline()].into_iter().flatten().min();
         }
         deadline.map(|deadline| self.epoch + deadline)
+    }
+
+    /// Goes on with silence where sound has stopped (muted, discontinuous transmission) while the publication is live, and
+    /// says when to look again. Sound that stops would stop players, which play pictures and sound together.
+    fn fill_silence(&mut self, now: Monotonic, made: &mut Vec<Made>) -> Option<Monotonic> {
+        if !self.timeline.is_live(now) {
+            return None;
+        }
+        let mut next: Option<Monotonic> = None;
+        for index in 0..self.tracks.len() {
+            let heard_until = self.tracks[index].heard_until;
+            let due = self.timeline.presentation_time(index, now);
+            let Some((heard_until, due)) = heard_until.zip(due) else {
+                continue;
+            };
+            let until = due.saturating_add(self.base) - signed_nanos(SILENCE_AFTER);
+            let mut missing = until - heard_until;
+            if missing >= signed_nanos(SILENCE_STEP) {
+                self.tracks[index].heard_until = Some(until);
+                self.drive(index, made, |pipeline| pipeline.fill_silence(until));
+                missing = 0;
+            }
+            let wait = u64::try_from(signed_nanos(SILENCE_STEP) - missing).unwrap_or(0);
+            let at = now + Duration::from_nanos(wait);
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        next
     }
 
     /// Everything still held comes out; the publication is over.
@@ -241,6 +282,9 @@ impl Publication {
                     .get_or_insert_with(|| shift(self.epoch_wall + arrival, -pts));
                 if let Some(demand) = &mut self.tracks[track].demand {
                     demand.picture(now, pts);
+                } else {
+                    let heard_until = &mut self.tracks[track].heard_until;
+                    *heard_until = (*heard_until).max(Some(pts));
                 }
                 self.drive(track, made, |pipeline| {
                     pipeline.push(&packet, pts, after_loss)
@@ -254,8 +298,12 @@ impl Publication {
             }
             Event::Discontinuity { track } => {
                 tracing::info!(track, "the track's timestamps jumped");
+                self.tracks[track].heard_until = None;
                 self.drive(track, made, Pipeline::discontinuity);
             }
+            // Silence takes the place of sound for as long as there are pictures.
+            Event::Idle { track }
+                if self.tracks[track].heard_until.is_some() && self.timeline.is_live(now) => {}
             Event::Idle { track } => {
                 self.drive(track, made, Pipeline::end_part);
                 made.push(Made::Pause(self.tracks[track].info.codec.kind()));
@@ -331,8 +379,7 @@ impl Publication {
                     made.push(Made::Init(kind, init));
                 }
                 Output::Part(part) => {
-                    let offset =
-                        i64::try_from(pipeline::START_OFFSET.as_nanos()).unwrap_or_default();
+                    let offset = signed_nanos(pipeline::START_OFFSET);
                     let pts = nanos(part.presentation_time, track.timescale) - offset;
                     if let Some(demand) = &mut track.demand {
                         if part.independent {
@@ -353,6 +400,10 @@ impl Publication {
             }
         }
     }
+}
+
+fn signed_nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn nanos(time: u64, timescale: u32) -> i64 {

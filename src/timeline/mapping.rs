@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::{
-    TrackClock,
+    EARLIEST, TrackClock,
     line::Line,
     reorder::Held,
     stats::MappingSource,
@@ -82,7 +82,7 @@ impl Mapping {
             highest_pts: i64::MIN,
             frame: 0,
             jump: 0,
-            floor: 0,
+            floor: -duration_nanos(EARLIEST),
         }
     }
 

@@ -86,8 +86,9 @@ pub enum Event {
         track: TrackIndex,
         /// The packet.
         packet: RtpPacket,
-        /// Presentation time in nanoseconds from the stream's zero, which is the earliest first packet; not negative.
-        /// Follows RTP timestamps, so not in order where the codec reorders pictures.
+        /// Presentation time in nanoseconds from the stream's zero, which is the earliest first packet known at the start.
+        /// A track that joins later may have been captured before: not less than minus [`EARLIEST`]. Follows RTP
+        /// timestamps, so not in order where the codec reorders pictures.
         pts: i64,
         /// When it arrived.
         arrival: Monotonic,
@@ -112,6 +113,9 @@ pub enum Event {
         track: TrackIndex,
     },
 }
+
+/// So long before the stream's zero a track may begin that joins after it was set: its packets took longer.
+pub const EARLIEST: Duration = Duration::from_secs(1);
 
 /// The timeline of one publication.
 #[derive(Debug)]
@@ -232,6 +236,23 @@ impl Timeline {
     pub fn poll(&mut self, now: Monotonic) -> Option<Event> {
         self.release(now);
         (0..self.tracks.len()).find_map(|index| self.poll_track(index, now))
+    }
+
+    /// Presentation time of what would arrive right now if it took no longer than the fastest packets do; `None` while
+    /// nothing has come of the track.
+    pub fn presentation_time(&self, track: TrackIndex, now: Monotonic) -> Option<i64> {
+        let mapping = self.tracks.get(track)?.mapping.as_ref()?;
+        Some(unwrap::duration_nanos(now) - mapping.transit())
+    }
+
+    /// Whether packets of any track have come within [`Settings::idle`].
+    pub fn is_live(&self, now: Monotonic) -> bool {
+        let newest = self
+            .tracks
+            .iter()
+            .filter_map(|track| track.last_media)
+            .max();
+        newest.is_some_and(|newest| now < newest + self.settings.idle)
     }
 
     /// When [`Self::poll`] has something to do though nothing is pushed.

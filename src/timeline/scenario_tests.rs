@@ -305,7 +305,10 @@ fn drain(timeline: &mut Timeline, now: Monotonic, result: &mut Run) {
                 arrival,
                 ..
             } => {
-                assert!(pts >= 0, "negative time");
+                assert!(
+                    pts >= -unwrap::duration_nanos(EARLIEST),
+                    "before the stream's earliest time"
+                );
                 result.out.push(Out {
                     track,
                     now: time,
@@ -476,6 +479,26 @@ fn loss_jitter_and_reordering_leave_no_trace_in_times() {
     }
     assert!(run.stats[VIDEO].reordered > 0);
     assert!(run.out.iter().all(|out| out.now - out.arrival <= ms(150)));
+}
+
+#[test]
+fn nothing_is_dropped_of_a_track_whose_first_packet_was_captured_first_and_came_later() {
+    let video = Sender {
+        delay: 300,
+        ..video()
+    };
+    let audio = Sender {
+        starts: 5,
+        reports: Some((5, 1_000)),
+        ..audio()
+    };
+    // The report of the slower track is there before its first packet: nobody waits for that.
+    let early = (ms(6), VIDEO, Input::Report(video.report(0)));
+    let run = run_with(Settings::default(), &[video, audio], vec![early]);
+    assert!(run.spread(0..10_000) <= EXACT);
+    assert_eq!(run.from(VIDEO).count(), 900);
+    assert_eq!(run.stats[VIDEO].discarded, 0);
+    assert!(run.events.is_empty());
 }
 
 #[test]

@@ -9,10 +9,10 @@ use gst::{glib, prelude::*, subclass::prelude::*};
 use gstreamer as gst;
 
 use super::{
-    END_PART,
+    END_PART, FILL_SILENCE,
     format::{Input, TrackFormat},
-    fragment::{AccessUnit, Fragment, Fragmenter, Taken},
-    output,
+    fragment::{AccessUnit, BRIDGE_SECONDS, Fragment, Fragmenter, Taken, ticks},
+    opus, output,
 };
 use crate::pipeline::{
     START_OFFSET,
@@ -21,6 +21,10 @@ use crate::pipeline::{
 
 /// While no keyframe comes, one is asked for this often (of media time).
 const ASK_AGAIN_NS: i64 = 1_000_000_000;
+
+/// Sound is allowed gaps up to this without silence being put in, in units of 1/48000 s: 5 ms. Corrections of a track's
+/// time stretch packets by less.
+const LEAST_GAP: u64 = 240;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -58,6 +62,8 @@ struct State {
     track: Option<Track>,
     /// Media time of the last request for a keyframe; `None` while none is missing.
     asked_at: Option<i64>,
+    /// End of the silence that was put in last, in ticks.
+    silent_until: u64,
 }
 
 /// What exists from the first keyframe on.
@@ -148,6 +154,18 @@ impl ObjectImpl for Mux {
                     .class_handler(|args| {
                         if let Some(mux) = args.first().and_then(|v| v.get::<super::Mux>().ok()) {
                             mux.imp().end_part();
+                        }
+                        None
+                    })
+                    .build(),
+                glib::subclass::Signal::builder(FILL_SILENCE)
+                    .param_types([u64::static_type()])
+                    .action()
+                    .class_handler(|args| {
+                        let mux = args.first().and_then(|v| v.get::<super::Mux>().ok());
+                        let until = args.get(1).and_then(|v| v.get::<u64>().ok());
+                        if let Some((mux, until)) = mux.zip(until) {
+                            mux.imp().fill_silence(until);
                         }
                         None
                     })
@@ -265,6 +283,27 @@ impl Mux {
             let track = self.new_track(format, input.is_video());
             outgoing.push(self.write_init(&track)?);
             state.track = Some(track);
+        }
+        if !input.is_video()
+            && let Some(track) = &mut state.track
+        {
+            let time = ticks(decode_time, track.timescale);
+            let nominal = input.nominal_duration(&map, track.timescale).unwrap_or(0);
+            let covered = i64::try_from(state.silent_until).unwrap_or(0) - time;
+            let bridge = i64::from(track.timescale) * BRIDGE_SECONDS;
+            if covered * 2 > i64::try_from(nominal).unwrap_or(0) && covered < bridge {
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "dropping {buffer:?}: silence is there already"
+                );
+                return Ok(outgoing);
+            }
+            let mut fragments = Vec::new();
+            if let Some(end) = silence(track, time, LEAST_GAP, &mut fragments) {
+                state.silent_until = end;
+            }
+            self.write_parts(&fragments, track.timescale, &mut outgoing)?;
         }
         let taken = match &mut state.track {
             None => Taken::No,
@@ -471,6 +510,38 @@ impl Mux {
         }
     }
 
+    /// Puts silence between the last packet of sound and `until`, in nanoseconds of running time.
+    fn fill_silence(&self, until: u64) {
+        let _lock = self.sinkpad.stream_lock();
+        let filled = self
+            .silence_until(until)
+            .and_then(|outgoing| self.send(outgoing));
+        // The next access unit meets the same flow and returns it.
+        if let Err(flow) = filled {
+            gst::debug!(CAT, imp = self, "filling with silence: {flow}");
+        }
+    }
+
+    fn silence_until(&self, until: u64) -> Result<Vec<Outgoing>, gst::FlowError> {
+        let offset = self.settings().start_offset;
+        let mut outgoing = Vec::new();
+        let mut state = self.state();
+        let state = &mut *state;
+        if state.input.as_ref().is_some_and(Input::is_video) {
+            return Ok(outgoing);
+        }
+        if let Some(track) = &mut state.track {
+            let until = i64::try_from(until.saturating_add(offset)).unwrap_or(i64::MAX);
+            let time = ticks(until, track.timescale);
+            let mut fragments = Vec::new();
+            if let Some(end) = silence(track, time, 0, &mut fragments) {
+                state.silent_until = end;
+            }
+            self.write_parts(&fragments, track.timescale, &mut outgoing)?;
+        }
+        Ok(outgoing)
+    }
+
     fn close_with(
         &self,
         close: impl FnOnce(&mut Fragmenter<gst::Buffer>, &mut Vec<Fragment<gst::Buffer>>),
@@ -483,6 +554,42 @@ impl Mux {
         }
         self.send(outgoing)
     }
+}
+
+/// Fills the time from a track's last packet of sound to `until`, in ticks, with silence, unless it is less than `least`
+/// units of 1/48000 s, or so long that the timeline starts anew. Returns where the silence ends.
+fn silence(
+    track: &mut Track,
+    until: i64,
+    least: u64,
+    fragments: &mut Vec<Fragment<gst::Buffer>>,
+) -> Option<u64> {
+    let timescale = u64::from(track.timescale);
+    let opus_rate = u64::from(opus::CLOCK_RATE);
+    let mut end = track.fragmenter.end()?;
+    let gap = u64::try_from(until).ok()?.checked_sub(end)?;
+    if gap * opus_rate < least * timescale || gap > timescale * BRIDGE_SECONDS.unsigned_abs() {
+        return None;
+    }
+    let mut left = gap * opus_rate / timescale;
+    let mut filled = None;
+    while let Some((packet, duration)) = opus::silence(left) {
+        let nanos = i64::try_from(u128::from(end) * 1_000_000_000 / u128::from(timescale)).ok()?;
+        let nominal = duration * timescale / opus_rate;
+        let unit = AccessUnit {
+            decode_time: nanos,
+            presentation_time: nanos,
+            nominal: Some(nominal),
+            sync: true,
+            size: u32::try_from(packet.len()).ok()?,
+            data: gst::Buffer::from_slice(packet),
+        };
+        track.fragmenter.push(unit, fragments);
+        left -= duration;
+        end += nominal;
+        filled = Some(end);
+    }
+    filled
 }
 
 /// `d` in nanoseconds; 584 years at most.

@@ -26,6 +26,8 @@ pub(crate) const FACTORY: &str = "whipgatemux";
 const PART_META: &str = "WhipgatePart";
 /// Name of the action signal that closes the open part.
 pub(crate) const END_PART: &str = "end-part";
+/// Name of the action signal that puts silence where sound is missing.
+pub(crate) const FILL_SILENCE: &str = "fill-silence";
 
 glib::wrapper! {
     /// The element.
