@@ -73,6 +73,8 @@ impl Board {
                     publication: None,
                     connection: None,
                     tracks: Vec::new(),
+                    av_offset_ms: None,
+                    av_offset_uncertainty_ms: None,
                     hls: None,
                     recording: super::outputs::RecordingStatus::Waiting.into(),
                     findings: Vec::new(),
@@ -351,6 +353,12 @@ impl Media {
             ),
             None => (Vec::new(), Vec::new()),
         };
+        let offset = self
+            .publication
+            .as_ref()
+            .and_then(|publication| publication.av_offset(now));
+        status.av_offset_ms = offset.map(|offset| status::millis(offset.offset));
+        status.av_offset_uncertainty_ms = offset.map(|offset| status::millis(offset.uncertainty));
         if status.state == State::Stalled {
             status
                 .findings

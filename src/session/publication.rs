@@ -15,7 +15,7 @@ use crate::{
     },
     pipeline::{self, Output, Pipeline, PipelineError, Pipelines},
     timeline::{
-        self, Event, Timeline, TrackClock, TrackStats,
+        self, AvOffset, Event, Timeline, TrackClock, TrackStats,
         keyframes::{self, KeyframeDemand},
     },
     transport::PublicationId,
@@ -95,6 +95,8 @@ pub(super) struct TrackStatus {
     pub(super) failed: bool,
     /// Presentation time between the last two keyframes, and whether requests for keyframes are ignored.
     pub(super) keyframes: Option<(Option<Duration>, bool)>,
+    /// For how long the track is aligned with the others by arrival only.
+    pub(super) aligned_by_arrival: Option<Duration>,
 }
 
 impl Publication {
@@ -173,11 +175,17 @@ impl Publication {
                 stats: self.timeline.stats(index),
                 resolution: track.resolution,
                 failed: track.pipeline.is_none(),
+                aligned_by_arrival: self.timeline.aligned_by_arrival(index),
                 keyframes: track
                     .demand
                     .as_ref()
                     .map(|demand| (demand.observed_interval(), demand.ignores_requests())),
             })
+    }
+
+    /// Measured offset of sound against picture; `None` without both.
+    pub(super) fn av_offset(&self, now: Instant) -> Option<AvOffset> {
+        self.timeline.av_offset(self.since_epoch(now))
     }
 
     /// What broke last, if anything did.
