@@ -8,8 +8,10 @@
 
 mod cut;
 mod description;
+mod ends;
 mod error;
 mod mux;
+mod order;
 mod payload;
 mod pictures;
 mod rtp;

@@ -4,9 +4,8 @@
 //! none is malformed. After a picture that is not whole, everything is held back until the next keyframe that is: a
 //! short freeze is better than a grey or torn picture. Reads payload headers only; knows no GStreamer.
 
+use super::{order::Order, payload};
 use crate::media::{Codec, RtpPacket};
-
-use super::payload;
 
 /// Packets of one picture; at 1200 bytes each that is 5 MB.
 const MAX_PACKETS: usize = 4096;
@@ -36,10 +35,14 @@ pub(super) struct Pictures {
     fragment: Option<u8>,
     /// Nothing is let through before the next whole keyframe.
     wants_keyframe: bool,
+    /// Pictures are missing before those that come out next.
+    after_gap: bool,
     /// The next packet is known to be the first of its picture, if none is lost before it.
     between: bool,
     /// Time stamp of the newest packet.
     timestamp: Option<u32>,
+    /// Only for H.264.
+    order: Option<Order>,
 }
 
 impl Pictures {
@@ -51,8 +54,10 @@ impl Pictures {
             whole: false,
             fragment: None,
             wants_keyframe: true,
+            after_gap: false,
             between: false,
             timestamp: None,
+            order: (codec == Codec::H264).then(Order::new),
         }
     }
 
@@ -60,7 +65,7 @@ impl Pictures {
     pub(super) fn push(&mut self, packet: RtpPacket, pts: i64, after_loss: bool) -> Taken {
         let mut taken = Taken::default();
         if after_loss {
-            taken.broken = self.want_keyframe();
+            self.want_keyframe(&mut taken);
             self.between = false;
             self.begin(&packet);
         } else if self.timestamp != Some(packet.timestamp) {
@@ -91,9 +96,12 @@ impl Pictures {
         taken
     }
 
-    /// True if pictures were let through until now.
-    fn want_keyframe(&mut self) -> bool {
-        !std::mem::replace(&mut self.wants_keyframe, true)
+    /// Nothing is let through from here on but what was whole before.
+    fn want_keyframe(&mut self, taken: &mut Taken) {
+        if !std::mem::replace(&mut self.wants_keyframe, true) {
+            taken.broken = true;
+            taken.packets.extend(self.finish());
+        }
     }
 
     /// Starts a picture with this packet.
@@ -108,14 +116,29 @@ impl Pictures {
         let whole = std::mem::take(&mut self.whole) && self.fragment.take().is_none();
         let packets = std::mem::take(&mut self.packets);
         if !whole {
-            taken.broken |= self.want_keyframe();
-        } else if !self.wants_keyframe {
-            taken.packets.extend(packets);
-        } else if is_keyframe(self.codec, &packets) {
-            self.wants_keyframe = false;
-            taken.after_gap = taken.packets.is_empty();
-            taken.packets.extend(packets);
+            self.want_keyframe(taken);
+            return;
         }
+        if self.wants_keyframe {
+            if !is_keyframe(self.codec, &packets) {
+                return;
+            }
+            self.wants_keyframe = false;
+            self.after_gap = true;
+        }
+        let ready = match &mut self.order {
+            Some(order) => order.push(packets),
+            None => packets,
+        };
+        if !ready.is_empty() && taken.packets.is_empty() {
+            taken.after_gap = std::mem::take(&mut self.after_gap);
+        }
+        taken.packets.extend(ready);
+    }
+
+    /// The whole pictures that are still held; for the time being nothing follows.
+    pub(super) fn finish(&mut self) -> Vec<Timed> {
+        self.order.as_mut().map(Order::flush).unwrap_or_default()
     }
 
     /// Whether fragments of NAL units are in order: each from its start to its end, nothing in between.
@@ -181,13 +204,13 @@ fn aggregated_headers(mut units: &[u8]) -> impl Iterator<Item = u8> {
 /// Whether a payload can only be the first of a keyframe: what comes before it is not missed.
 fn starts_keyframe(codec: Codec, payload: &[u8]) -> bool {
     match codec {
-        // An access unit delimiter or a sequence parameter set. A slice may have lost its parameter sets.
+        // An access unit delimiter, or the first of the parameter sets. What follows these may have lost them.
         Codec::H264 => h264_types(payload)
             .next()
             .is_some_and(|kind| matches!(kind, 7 | 9)),
         Codec::H265 => h265_types(payload)
             .next()
-            .is_some_and(|kind| matches!(kind, 32 | 33 | 35)),
+            .is_some_and(|kind| matches!(kind, 32 | 35)),
         Codec::Av1 => av1_starts_sequence(payload),
         Codec::Vp9 => vp9_starts_keyframe(payload),
         Codec::Opus => true,
@@ -255,7 +278,7 @@ fn vp9_starts_keyframe(payload: &[u8]) -> bool {
     }
     let long = picture_id && payload.get(1).is_some_and(|id| id & 0x80 != 0);
     let at = 1 + usize::from(picture_id) + usize::from(long);
-    payload.get(at).is_some_and(|layer| layer >> 1 & 7 == 0)
+    payload.get(at).is_some_and(|layer| layer & 0b1110 == 0)
 }
 
 #[cfg(test)]

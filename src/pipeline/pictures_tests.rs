@@ -27,7 +27,7 @@ fn group(first: u32) -> Vec<RtpPacket> {
     for picture in 0..4 {
         let payloads: &[&[u8]] = if picture == 0 { &KEY } else { &DELTA };
         for (index, payload) in payloads.iter().enumerate() {
-            let number = u16::try_from(first * 100).unwrap() + packets.len() as u16;
+            let number = u16::try_from(first as usize * 100 + packets.len()).unwrap();
             let marker = index + 1 == payloads.len();
             packets.push(packet(number, first * 4 + picture, marker, payload));
         }
@@ -117,8 +117,8 @@ fn pictures_without_a_marker_end_at_the_next_time_stamp() {
 #[test]
 fn memory_is_bounded() {
     let mut pictures = Pictures::new(Codec::H264);
-    for number in 0..3 * MAX_PACKETS {
-        let packet = packet(number as u16, 7, false, &[0x67, 1]);
+    for number in 0..12_300 {
+        let packet = packet(number, 7, false, &[0x67, 1]);
         pictures.push(packet, 0, false);
         assert!(pictures.packets.len() <= MAX_PACKETS);
     }
@@ -129,6 +129,7 @@ fn keyframes_of_the_other_codecs() {
     for (codec, payload, starts) in [
         (Codec::H265, &[32 << 1, 1, 9][..], true),
         (Codec::H265, &[48 << 1, 1, 0, 3, 32 << 1, 1, 9], true),
+        (Codec::H265, &[33 << 1, 1, 9], false),
         (Codec::H265, &[49 << 1, 1, 0x93, 7], false),
         (Codec::H265, &[1 << 1, 1, 9], false),
         // The first packet of a coded video sequence, by its flag, by its OBU, and a continuation.

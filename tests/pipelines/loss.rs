@@ -47,7 +47,7 @@ fn no_half_picture_and_none_without_its_references_comes_out() {
             ..Video::new(codec, 120)
         }
         .make();
-        for seed in 1..5 {
+        for seed in 1..6 {
             let mut state = seed;
             let collected = run_with_loss(&media, |_| random(&mut state, 100) < 3);
             let (init, parts) = collected.single();
@@ -99,9 +99,9 @@ fn a_keyframe_is_wanted_at_once_when_something_is_lost() {
     for (packet, pts) in &media.packets[..tenth] {
         running.pipeline.push(packet, *pts, false).unwrap();
     }
-    assert_eq!(running.so_far().keyframes_wanted, 0);
+    let before = running.so_far().keyframes_wanted;
     let (packet, pts) = &media.packets[tenth + 1];
     running.pipeline.push(packet, *pts, true).unwrap();
-    assert_eq!(running.so_far().keyframes_wanted, 1);
+    assert_eq!(running.so_far().keyframes_wanted, before + 1);
     running.finish();
 }

@@ -10,9 +10,10 @@ use gstreamer as gst;
 
 use super::{
     END_PART, FILL_SILENCE,
-    format::{Input, TrackFormat},
-    fragment::{AccessUnit, BRIDGE_SECONDS, Fragment, Fragmenter, Taken, ticks},
-    opus, output,
+    format::{self, Input, TrackFormat},
+    fragment::{AccessUnit, Fragment, Fragmenter, Taken, ticks},
+    output,
+    silence::Silence,
 };
 use crate::pipeline::{
     START_OFFSET,
@@ -21,10 +22,6 @@ use crate::pipeline::{
 
 /// While no keyframe comes, one is asked for this often (of media time).
 const ASK_AGAIN_NS: i64 = 1_000_000_000;
-
-/// Sound is allowed gaps up to this without silence being put in, in units of 1/48000 s: 5 ms. Corrections of a track's
-/// time stretch packets by less.
-const LEAST_GAP: u64 = 240;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -62,8 +59,7 @@ struct State {
     track: Option<Track>,
     /// Media time of the last request for a keyframe; `None` while none is missing.
     asked_at: Option<i64>,
-    /// End of the silence that was put in last, in ticks.
-    silent_until: u64,
+    silence: Silence,
 }
 
 /// What exists from the first keyframe on.
@@ -193,30 +189,9 @@ impl ElementImpl for Mux {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let sink: gst::Caps = [
-                gst::Structure::builder("video/x-h264")
-                    .field("stream-format", gst::List::new(["avc", "avc3"]))
-                    .field("alignment", "au")
-                    .build(),
-                gst::Structure::builder("video/x-h265")
-                    .field("stream-format", gst::List::new(["hvc1", "hev1"]))
-                    .field("alignment", "au")
-                    .build(),
-                gst::Structure::builder("video/x-av1")
-                    .field("stream-format", "obu-stream")
-                    .field("alignment", "tu")
-                    .build(),
-                gst::Structure::new_empty("video/x-vp9"),
-                gst::Structure::new_empty("audio/x-opus"),
-            ]
-            .into_iter()
-            .collect();
-            let src = gst::Caps::builder("video/quicktime")
-                .field("variant", "iso-fragmented")
-                .build();
             [
-                ("sink", gst::PadDirection::Sink, sink),
-                ("src", gst::PadDirection::Src, src),
+                ("sink", gst::PadDirection::Sink, format::accepted()),
+                ("src", gst::PadDirection::Src, output::made()),
             ]
             .into_iter()
             .filter_map(|(name, direction, caps)| {
@@ -289,9 +264,7 @@ impl Mux {
         {
             let time = ticks(decode_time, track.timescale);
             let nominal = input.nominal_duration(&map, track.timescale).unwrap_or(0);
-            let covered = i64::try_from(state.silent_until).unwrap_or(0) - time;
-            let bridge = i64::from(track.timescale) * BRIDGE_SECONDS;
-            if covered * 2 > i64::try_from(nominal).unwrap_or(0) && covered < bridge {
+            if state.silence.covers(time, nominal, track.timescale) {
                 gst::debug!(
                     CAT,
                     imp = self,
@@ -300,9 +273,10 @@ impl Mux {
                 return Ok(outgoing);
             }
             let mut fragments = Vec::new();
-            if let Some(end) = silence(track, time, LEAST_GAP, &mut fragments) {
-                state.silent_until = end;
-            }
+            let fragmenter = &mut track.fragmenter;
+            state
+                .silence
+                .fill_gap(fragmenter, track.timescale, time, &mut fragments);
             self.write_parts(&fragments, track.timescale, &mut outgoing)?;
         }
         let taken = match &mut state.track {
@@ -499,97 +473,50 @@ impl Mux {
     }
 
     fn close(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
-        self.close_with(|fragmenter, fragments| fragmenter.close(None, fragments))
+        self.with_track(|track, _, fragments| track.fragmenter.close(None, fragments))
     }
 
     fn end_part(&self) {
         let _lock = self.sinkpad.stream_lock();
         // The next access unit meets the same flow and returns it.
-        if let Err(flow) = self.close_with(Fragmenter::pause) {
+        if let Err(flow) = self.with_track(|track, _, out| track.fragmenter.pause(out)) {
             gst::debug!(CAT, imp = self, "ending a part: {flow}");
         }
     }
 
-    /// Puts silence between the last packet of sound and `until`, in nanoseconds of running time.
+    /// Goes on with silence up to `until`, in nanoseconds of running time.
     fn fill_silence(&self, until: u64) {
         let _lock = self.sinkpad.stream_lock();
-        let filled = self
-            .silence_until(until)
-            .and_then(|outgoing| self.send(outgoing));
+        let until = until.saturating_add(self.settings().start_offset);
+        let until = i64::try_from(until).unwrap_or(i64::MAX);
+        let filled = self.with_track(|track, silence, fragments| {
+            if track.format.resolution.is_none() {
+                let time = ticks(until, track.timescale);
+                silence.go_on(&mut track.fragmenter, track.timescale, time, fragments);
+            }
+        });
         // The next access unit meets the same flow and returns it.
         if let Err(flow) = filled {
             gst::debug!(CAT, imp = self, "filling with silence: {flow}");
         }
     }
 
-    fn silence_until(&self, until: u64) -> Result<Vec<Outgoing>, gst::FlowError> {
-        let offset = self.settings().start_offset;
-        let mut outgoing = Vec::new();
-        let mut state = self.state();
-        let state = &mut *state;
-        if state.input.as_ref().is_some_and(Input::is_video) {
-            return Ok(outgoing);
-        }
-        if let Some(track) = &mut state.track {
-            let until = i64::try_from(until.saturating_add(offset)).unwrap_or(i64::MAX);
-            let time = ticks(until, track.timescale);
-            let mut fragments = Vec::new();
-            if let Some(end) = silence(track, time, 0, &mut fragments) {
-                state.silent_until = end;
-            }
-            self.write_parts(&fragments, track.timescale, &mut outgoing)?;
-        }
-        Ok(outgoing)
-    }
-
-    fn close_with(
+    /// Does something to the track, if there is one yet, and sends what comes out.
+    fn with_track(
         &self,
-        close: impl FnOnce(&mut Fragmenter<gst::Buffer>, &mut Vec<Fragment<gst::Buffer>>),
+        action: impl FnOnce(&mut Track, &mut Silence, &mut Vec<Fragment<gst::Buffer>>),
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let mut outgoing = Vec::new();
-        if let Some(track) = &mut self.state().track {
+        let mut state = self.state();
+        let State { track, silence, .. } = &mut *state;
+        if let Some(track) = track {
             let mut fragments = Vec::new();
-            close(&mut track.fragmenter, &mut fragments);
+            action(track, silence, &mut fragments);
             self.write_parts(&fragments, track.timescale, &mut outgoing)?;
         }
+        drop(state);
         self.send(outgoing)
     }
-}
-
-/// Fills the time from a track's last packet of sound to `until`, in ticks, with silence, unless it is less than `least`
-/// units of 1/48000 s, or so long that the timeline starts anew. Returns where the silence ends.
-fn silence(
-    track: &mut Track,
-    until: i64,
-    least: u64,
-    fragments: &mut Vec<Fragment<gst::Buffer>>,
-) -> Option<u64> {
-    let timescale = u64::from(track.timescale);
-    let opus_rate = u64::from(opus::CLOCK_RATE);
-    let mut end = track.fragmenter.end()?;
-    let gap = u64::try_from(until).ok()?.checked_sub(end)?;
-    if gap * opus_rate < least * timescale || gap > timescale * BRIDGE_SECONDS.unsigned_abs() {
-        return None;
-    }
-    let mut left = gap * opus_rate / timescale;
-    let mut filled = None;
-    while let Some((packet, duration)) = opus::silence(left) {
-        let nanos = i64::try_from(u128::from(end) * 1_000_000_000 / u128::from(timescale)).ok()?;
-        let nominal = duration * timescale / opus_rate;
-        let unit = AccessUnit {
-            decode_time: nanos,
-            presentation_time: nanos,
-            nominal: Some(nominal),
-            sync: true,
-            size: u32::try_from(packet.len()).ok()?,
-            data: gst::Buffer::from_slice(packet),
-        };
-        track.fragmenter.push(unit, fragments);
-        left -= duration;
-        end += nominal;
-        filled = Some(end);
-    }
-    filled
 }
 
 /// `d` in nanoseconds; 584 years at most.

@@ -15,8 +15,10 @@ mod h26x;
 mod imp;
 mod opus;
 mod output;
+mod silence;
 mod vp9;
 
+pub(super) use bits::Bits;
 use gst::{glib, prelude::*};
 use gstreamer as gst;
 

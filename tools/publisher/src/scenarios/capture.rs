@@ -103,7 +103,7 @@ async fn rendition(http: &Client, url: &Url, folder: &Path) -> Result<Captured> 
             let init = get(http, &url.join(uri)?).await?;
             timescale = mp4::timescale(&init)?;
             let name = keep(&init, "mp4")?;
-            local.push_str(&format!("#EXT-X-MAP:URI=\"{name}\"\n"));
+            local.extend(["#EXT-X-MAP:URI=\"", name.as_str(), "\"\n"]);
             new_piece = true;
         } else if line == "#EXT-X-DISCONTINUITY" {
             captured.discontinuities += 1;

@@ -127,9 +127,9 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn boxed(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
+    fn boxed(name: [u8; 4], body: &[u8]) -> Vec<u8> {
         let mut bytes = (body.len() as u32 + 8).to_be_bytes().to_vec();
-        bytes.extend_from_slice(name);
+        bytes.extend_from_slice(&name);
         bytes.extend_from_slice(body);
         bytes
     }
@@ -140,21 +140,21 @@ mod tests {
 
     #[test]
     fn reads_times_and_data() {
-        let tfhd = boxed(b"tfhd", &words(&[0x02_0000, 1]));
-        let tfdt = boxed(b"tfdt", &words(&[0x0100_0000, 0, 90_000]));
+        let tfhd = boxed(*b"tfhd", &words(&[0x02_0000, 1]));
+        let tfdt = boxed(*b"tfdt", &words(&[0x0100_0000, 0, 90_000]));
         let trun = |offset: u32| {
             let fields = [0x0100_0b01, 2, offset, 3000, 2, 6000, 3000, 1, u32::MAX];
-            boxed(b"trun", &words(&fields))
+            boxed(*b"trun", &words(&fields))
         };
         let moof = |offset| {
             let traf = boxed(
-                b"traf",
+                *b"traf",
                 &[tfhd.clone(), tfdt.clone(), trun(offset)].concat(),
             );
-            boxed(b"moof", &traf)
+            boxed(*b"moof", &traf)
         };
         let offset = moof(0).len() as u32 + 8;
-        let segment: Bytes = [moof(offset), boxed(b"mdat", &[7, 8, 9])].concat().into();
+        let segment: Bytes = [moof(offset), boxed(*b"mdat", &[7, 8, 9])].concat().into();
         let found = samples(&segment).unwrap();
         let seen: Vec<_> = found
             .iter()
