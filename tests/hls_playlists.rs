@@ -832,6 +832,29 @@ fn h15_part_target_follows_pictures_that_are_further_apart() {
 }
 
 #[test]
+fn h15_a_single_long_part_does_not_hold_viewers_back_for_good() {
+    let stream = stream(Settings::default());
+    let mut video = Track::new(&stream, VIDEO);
+    video.push(2000, start).unwrap();
+    let frozen = playlist(&stream, "video");
+    frozen.check();
+    assert!((frozen.part_target() - 2.0).abs() < 1e-9);
+    for number in 0..50 {
+        video
+            .push(200, |p| {
+                if number % 10 == 0 {
+                    start(p);
+                }
+            })
+            .unwrap();
+        playlist(&stream, "video").check();
+    }
+    let later = playlist(&stream, "video");
+    assert!((later.part_target() - 0.2).abs() < 1e-9);
+    assert!((later.control("PART-HOLD-BACK") - 0.6).abs() < 1e-9);
+}
+
+#[test]
 fn h15_odd_frame_rates_are_listed_exactly() {
     let stream = stream(Settings::default());
     let mut video = Track::new(&stream, VIDEO);

@@ -57,7 +57,6 @@ pub(super) struct Rendition {
     listed: Duration,
     /// Longest `listed` so far, for the availability duration.
     longest_playlist: Duration,
-    longest_part: Duration,
     /// Discontinuity sequence number of the newest part.
     discontinuity: u64,
     /// `EXT-X-DISCONTINUITY-SEQUENCE`.
@@ -110,7 +109,6 @@ impl Rendition {
             elapsed: Duration::ZERO,
             listed: Duration::ZERO,
             longest_playlist: Duration::ZERO,
-            longest_part: Duration::ZERO,
             discontinuity: 0,
             discontinuity_sequence: 0,
             all_independent: true,
@@ -216,7 +214,6 @@ impl Rendition {
             available_until: None,
         });
         self.elapsed += duration;
-        self.longest_part = self.longest_part.max(duration);
         self.last_part = Some(now);
         self.bitrate
             .push(part.bytes.len() as u64, duration, part.samples);
@@ -396,12 +393,18 @@ impl Rendition {
         self.all_independent
     }
 
-    /// Longest part there was or is to be, rounded up to milliseconds. Grows when the publisher's pictures are further
-    /// apart than the part duration that was set, because no part may be longer than what the playlist says
-    /// (section 4.4.4.9); never shrinks.
+    /// Longest part that is listed or is to be, rounded up to milliseconds. Grows when pictures are further apart than the
+    /// part duration that was set, because no part may be longer than what the playlist says (section 4.4.4.9). Goes back
+    /// once none that long is listed: `PART-HOLD-BACK` follows it, so a freeze of two seconds would otherwise leave
+    /// viewers six seconds behind for good.
     pub(super) fn part_target(&self) -> Duration {
+        let listed = self.segments.iter().chain(&self.open).rev();
+        let longest = listed
+            .take_while(|segment| segment.parts_unlisted.is_none())
+            .flat_map(|segment| segment.parts.iter().map(|part| part.duration))
+            .fold(self.part_duration, Duration::max);
         // Hundredths of a millisecond are what the playlist shows of a part's duration.
-        let shown = (self.longest_part.max(self.part_duration).as_nanos() + 5_000) / 10_000;
+        let shown = (longest.as_nanos() + 5_000) / 10_000;
         Duration::from_millis(u64::try_from(shown.div_ceil(100)).unwrap_or(u64::MAX))
     }
 

@@ -8,9 +8,12 @@
 
 mod cut;
 mod description;
+mod ends;
 mod error;
 mod mux;
+mod order;
 mod payload;
+mod pictures;
 mod rtp;
 mod runner;
 

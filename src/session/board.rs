@@ -109,6 +109,8 @@ impl Board {
                     publication: None,
                     connection: None,
                     tracks: Vec::new(),
+                    av_offset_ms: None,
+                    av_offset_uncertainty_ms: None,
                     hls: None,
                     recording: super::outputs::RecordingStatus::Waiting.into(),
                     findings: Vec::new(),

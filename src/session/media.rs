@@ -344,6 +344,12 @@ impl Media {
             ),
             None => (Vec::new(), Vec::new()),
         };
+        let offset = self
+            .publication
+            .as_ref()
+            .and_then(|publication| publication.av_offset(now));
+        status.av_offset_ms = offset.map(|offset| status::millis(offset.offset));
+        status.av_offset_uncertainty_ms = offset.map(|offset| status::millis(offset.uncertainty));
         if status.state == State::Stalled {
             status
                 .findings

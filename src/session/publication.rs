@@ -15,7 +15,7 @@ use crate::{
     },
     pipeline::{self, Output, Pipeline, PipelineError, Pipelines},
     timeline::{
-        self, Event, Timeline, TrackClock, TrackStats,
+        self, AvOffset, Event, Timeline, TrackClock, TrackStats,
         keyframes::{self, KeyframeDemand},
     },
     transport::PublicationId,
@@ -27,6 +27,13 @@ const MAX_RESTARTS: u32 = 5;
 /// A track whose timestamps jump more often than this within [`JUMPS_WITHIN`] is left out: each jump takes new elements.
 const MAX_JUMPS: u32 = 20;
 const JUMPS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Sound that has not come so long after it was due is replaced by silence: longer than lost packets are waited for, and
+/// short enough for players not to run dry.
+const SILENCE_AFTER: Duration = Duration::from_millis(250);
+
+/// While sound is missing, silence is made in steps of this.
+const SILENCE_STEP: Duration = Duration::from_millis(50);
 
 /// What a publication makes, in order.
 #[derive(Debug)]
@@ -57,6 +64,8 @@ struct Track {
     resolution: Option<(u32, u32)>,
     /// Only for video.
     demand: Option<KeyframeDemand>,
+    /// Only for sound: up to where there is any, in ns of presentation time.
+    heard_until: Option<i64>,
 }
 
 /// The media state of one publication.
@@ -92,6 +101,8 @@ pub(super) struct TrackStatus {
     pub(super) failed: bool,
     /// Presentation time between the last two keyframes, and whether requests for keyframes are ignored.
     pub(super) keyframes: Option<(Option<Duration>, bool)>,
+    /// For how long the track is aligned with the others by arrival only.
+    pub(super) aligned_by_arrival: Option<Duration>,
 }
 
 impl Publication {
@@ -142,6 +153,7 @@ impl Publication {
                 jumps: (Monotonic::ZERO, 0),
                 resolution: None,
                 demand,
+                heard_until: None,
             });
         }
         for index in 0..publication.tracks.len() {
@@ -170,11 +182,17 @@ impl Publication {
                 stats: self.timeline.stats(index),
                 resolution: track.resolution,
                 failed: track.pipeline.is_none(),
+                aligned_by_arrival: self.timeline.aligned_by_arrival(index),
                 keyframes: track
                     .demand
                     .as_ref()
                     .map(|demand| (demand.observed_interval(), demand.ignores_requests())),
             })
+    }
+
+    /// Measured offset of sound against picture; `None` without both.
+    pub(super) fn av_offset(&self, now: Instant) -> Option<AvOffset> {
+        self.timeline.av_offset(self.since_epoch(now))
     }
 
     /// What broke last, if anything did.
@@ -207,7 +225,11 @@ impl Publication {
         while let Some(event) = self.timeline.poll(monotonic) {
             self.event(event, monotonic, made);
         }
-        let mut deadline = self.timeline.deadline();
+        let silence = self.fill_silence(monotonic, made);
+        let mut deadline = [self.timeline.deadline(), silence]
+            .into_iter()
+            .flatten()
+            .min();
         for (index, track) in self.tracks.iter_mut().enumerate() {
             let Some(demand) = &mut track.demand else {
                 continue;
@@ -218,6 +240,33 @@ impl Publication {
             deadline = [deadline, demand.deadline()].into_iter().flatten().min();
         }
         deadline.map(|deadline| self.epoch + deadline)
+    }
+
+    /// Goes on with silence where sound has stopped (muted, discontinuous transmission) while the publication is live, and
+    /// says when to look again. Sound that stops would stop players, which play pictures and sound together.
+    fn fill_silence(&mut self, now: Monotonic, made: &mut Vec<Made>) -> Option<Monotonic> {
+        if !self.timeline.is_live(now) {
+            return None;
+        }
+        let mut next: Option<Monotonic> = None;
+        for index in 0..self.tracks.len() {
+            let heard_until = self.tracks[index].heard_until;
+            let due = self.timeline.presentation_time(index, now);
+            let Some((heard_until, due)) = heard_until.zip(due) else {
+                continue;
+            };
+            let until = due.saturating_add(self.base) - signed_nanos(SILENCE_AFTER);
+            let mut missing = until - heard_until;
+            if missing >= signed_nanos(SILENCE_STEP) {
+                self.tracks[index].heard_until = Some(until);
+                self.drive(index, made, |pipeline| pipeline.fill_silence(until));
+                missing = 0;
+            }
+            let wait = u64::try_from(signed_nanos(SILENCE_STEP) - missing).unwrap_or(0);
+            let at = now + Duration::from_nanos(wait);
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        next
     }
 
     /// Everything still held comes out; the publication is over.
@@ -248,6 +297,9 @@ impl Publication {
                     .get_or_insert_with(|| shift(self.epoch_wall + arrival, -pts));
                 if let Some(demand) = &mut self.tracks[track].demand {
                     demand.picture(now, pts);
+                } else {
+                    let heard_until = &mut self.tracks[track].heard_until;
+                    *heard_until = (*heard_until).max(Some(pts));
                 }
                 self.drive(track, made, |pipeline| {
                     pipeline.push(&packet, pts, after_loss)
@@ -272,8 +324,12 @@ impl Publication {
                         "the timestamps jump all the time: the track is left out"
                     );
                 }
+                self.tracks[track].heard_until = None;
                 self.drive(track, made, Pipeline::discontinuity);
             }
+            // Silence takes the place of sound for as long as there are pictures.
+            Event::Idle { track }
+                if self.tracks[track].heard_until.is_some() && self.timeline.is_live(now) => {}
             Event::Idle { track } => {
                 self.drive(track, made, Pipeline::end_part);
                 made.push(Made::Pause(self.tracks[track].info.codec.kind()));
@@ -358,8 +414,7 @@ impl Publication {
                     made.push(Made::Init(kind, init));
                 }
                 Output::Part(part) => {
-                    let offset =
-                        i64::try_from(pipeline::START_OFFSET.as_nanos()).unwrap_or_default();
+                    let offset = signed_nanos(pipeline::START_OFFSET);
                     let pts = nanos(part.presentation_time, track.timescale) - offset;
                     if let Some(demand) = &mut track.demand {
                         if part.independent {
@@ -380,6 +435,10 @@ impl Publication {
             }
         }
     }
+}
+
+fn signed_nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn nanos(time: u64, timescale: u32) -> i64 {

@@ -5,6 +5,7 @@ import './recording.test.mjs';
 import './access.test.mjs';
 import './network.test.mjs';
 import './keyframes.test.mjs';
+import './scenarios.test.mjs';
 import './isolation.test.mjs';
 import './refusals.test.mjs';
 import './continuity.test.mjs';

@@ -12,6 +12,7 @@
 
 mod boxes;
 mod faults;
+mod loss;
 mod media;
 mod streams;
 

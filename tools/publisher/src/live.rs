@@ -67,7 +67,7 @@ pub(crate) type Units = mpsc::Receiver<Encoded>;
 impl Live {
     pub(crate) fn start(spec: &LiveSpec) -> Result<(Self, Units, Units)> {
         let video = Arc::new(Encoder::video(&spec.format)?);
-        let audio = Arc::new(Encoder::opus(spec.audio_bits_per_second)?);
+        let audio = Arc::new(Encoder::opus(spec.audio_bits_per_second, false)?);
         let dropped = Arc::new(AtomicU64::new(0));
         let video_units = collect("live-video", &video, &dropped)?;
         let audio_units = collect("live-audio", &audio, &dropped)?;

@@ -5,7 +5,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use whipgate_publisher::{
     bench::{BenchOptions, bench, table},
     load::{LoadOptions, percentile, run},
     receiver::{Received, Receiver, ReceiverOptions},
+    scenarios::{self, ScenarioOptions},
     watch::{Seen, Watcher},
 };
 
@@ -47,6 +48,8 @@ enum What {
     Measure(Measure),
     /// Start a gateway, load it, and print a table (and JSON with --json FILE).
     Bench(Bench),
+    /// Start a gateway, publish hard cases to it, judge HLS and recordings, and print a table; fails when a bound is missed.
+    Scenarios(Scenarios),
     /// Be a WHIP endpoint that says what it receives, to try clients on.
     Receive(Receive),
 }
@@ -195,6 +198,31 @@ struct Bench {
 }
 
 #[derive(Args)]
+struct Scenarios {
+    /// The gateway's binary.
+    #[arg(long, default_value = "target/release/whipgate")]
+    gateway: PathBuf,
+    /// Only cases with this in their name.
+    #[arg(long)]
+    only: Option<String>,
+    /// Only a short selection of cases.
+    #[arg(long)]
+    quick: bool,
+    /// Cases at a time.
+    #[arg(long, default_value_t = 3)]
+    at_once: usize,
+    /// Also write everything measured to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Keep captured HLS, recordings and the gateway's log in this folder.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Further arguments for the gateway, after `--`.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Args)]
 struct Receive {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:4001")]
@@ -235,6 +263,7 @@ async fn dispatch(command: What) -> Result<()> {
         What::Load(arguments) => load(arguments).await,
         What::Measure(arguments) => measure(arguments).await,
         What::Bench(arguments) => run_bench(arguments).await,
+        What::Scenarios(arguments) => run_scenarios(arguments).await,
         What::Receive(arguments) => receive(arguments).await,
     }
 }
@@ -437,13 +466,41 @@ async fn measure(arguments: Measure) -> Result<()> {
     print(&all)
 }
 
-async fn run_bench(arguments: Bench) -> Result<()> {
-    let gateway = arguments.gateway.canonicalize().with_context(|| {
+fn gateway_binary(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().with_context(|| {
         format!(
             "no gateway at {}: build it with `cargo build --release`",
-            arguments.gateway.display()
+            path.display()
         )
-    })?;
+    })
+}
+
+async fn run_scenarios(arguments: Scenarios) -> Result<()> {
+    let rows = scenarios::run(&ScenarioOptions {
+        gateway: gateway_binary(&arguments.gateway)?,
+        arguments: arguments.arguments,
+        only: arguments.only,
+        quick: arguments.quick,
+        at_once: arguments.at_once,
+        keep: arguments.keep,
+    })
+    .await?;
+    if let Some(file) = arguments.json {
+        let json = serde_json::to_vec_pretty(&rows)?;
+        std::fs::write(&file, json).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    write!(io::stdout(), "{}", scenarios::table(&rows)).context("cannot print")?;
+    let missed = rows.iter().filter(|row| !row.failures.is_empty()).count();
+    anyhow::ensure!(
+        missed == 0,
+        "{missed} of {} cases missed a bound",
+        rows.len()
+    );
+    Ok(())
+}
+
+async fn run_bench(arguments: Bench) -> Result<()> {
+    let gateway = gateway_binary(&arguments.gateway)?;
     let options = BenchOptions {
         gateway,
         arguments: arguments.arguments,
