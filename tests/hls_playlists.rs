@@ -506,6 +506,42 @@ fn attributes(text: &str) -> BTreeMap<String, String> {
 // ---- the window and what is listed
 
 #[test]
+fn the_first_segment_ends_early_where_a_keyframe_allows_it() {
+    let settings = Settings {
+        first_segment: Duration::from_millis(400),
+        ..Settings::default()
+    };
+    let stream = stream(settings);
+    let (mut video, mut audio) = (Track::new(&stream, VIDEO), Track::new(&stream, AUDIO));
+    video.key_part();
+    let independent = |part: &mut Part| part.independent = true;
+    video.push(200, independent).unwrap();
+    assert_eq!(
+        playlist(&stream, "video").segments.len(),
+        1,
+        "too short yet"
+    );
+    video.part();
+    video.push(200, independent).unwrap();
+    for _ in 0..4 {
+        audio.part();
+    }
+    for rendition in ["video", "audio"] {
+        let playlist = playlist(&stream, rendition);
+        let first = &playlist.segments[0];
+        assert!(first.uri.is_some(), "{}", playlist.text);
+        assert!((0.4..=0.6).contains(&first.duration), "{}", playlist.text);
+        assert!(playlist.tags.contains_key("EXT-X-INDEPENDENT-SEGMENTS"));
+    }
+    // Only the first one: the next is ended by whoever cuts the parts.
+    video.part();
+    video.part();
+    video.push(200, independent).unwrap();
+    let playlist = playlist(&stream, "video");
+    assert_eq!(playlist.segments.len(), 2, "{}", playlist.text);
+}
+
+#[test]
 fn h1_h2_h16_first_playlist_has_every_part_and_no_segment() {
     let stream = stream(Settings::default());
     stream.expect(&[VIDEO]);

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -23,10 +24,14 @@ pub(super) struct MediaPlaylist<'a> {
     pub(super) part_hold_back: Duration,
     /// Every listed segment starts with a sample that decodes by itself.
     pub(super) independent_segments: bool,
-    /// Media sequence number of the first segment.
+    /// Media sequence number of the first segment, a lost one included.
     pub(super) media_sequence: u64,
     /// Discontinuity sequence number before the first segment's own `EXT-X-DISCONTINUITY`.
     pub(super) discontinuity_sequence: u64,
+    /// How many numbers before the first segment stand for media that is lost.
+    pub(super) lost: u64,
+    /// The key they had.
+    pub(super) lost_key: &'a str,
     /// All segments, oldest first; the last one may be in progress.
     pub(super) segments: Vec<SegmentEntry>,
     /// How many segments at the beginning are left out, for a delta update.
@@ -71,7 +76,7 @@ pub(super) struct PartEntry {
 #[derive(Clone, Debug)]
 pub(super) struct RenditionReport {
     /// The rendition's name.
-    pub(super) name: &'static str,
+    pub(super) name: Arc<str>,
     /// Media sequence number of its last segment, complete or not.
     pub(super) last_msn: u64,
     /// Index of the last part in that segment.
@@ -107,6 +112,18 @@ impl fmt::Display for MediaPlaylist<'_> {
         )?;
         if self.skipped > 0 {
             writeln!(out, "#EXT-X-SKIP:SKIPPED-SEGMENTS={}", self.skipped)?;
+        }
+        // Section 4.4.4.7: players keep their place by these and load none of them.
+        for msn in (self.media_sequence..).take(usize::try_from(self.lost).unwrap_or(usize::MAX)) {
+            let uri = Name {
+                key: self.lost_key,
+                item: Item::Segment(msn),
+            };
+            writeln!(
+                out,
+                "#EXT-X-GAP\n#EXTINF:{}.00000,\n{uri}",
+                self.target_duration
+            )?;
         }
         let mut init = None;
         for (index, segment) in self.segments.iter().enumerate() {
@@ -236,11 +253,13 @@ mod tests {
             independent_segments: true,
             media_sequence: 7,
             discontinuity_sequence: 3,
+            lost: 0,
+            lost_key: "",
             segments: vec![segment(Some(7), &[]), changed, inherits, open],
             skipped: 0,
             hinted_part: Some(44),
             reports: vec![RenditionReport {
-                name: "audio",
+                name: "audio".into(),
                 last_msn: 10,
                 last_part: 1,
             }],

@@ -16,14 +16,15 @@ use super::{
     document::{Chunk, Document},
     playlist::{MediaPlaylist, RenditionReport, skip_boundary},
     segment::{Init, Segment, StoredPart},
+    succession::{Progress, RenditionProgress, rendition_name},
 };
 use crate::media::{FileRange, InitSegment, MediaKind, Part};
 
 /// The media of one rendition and what its playlist says of it.
 #[derive(Debug)]
 pub(super) struct Rendition {
-    /// Directory of its playlist: `video` or `audio`.
-    pub(super) name: &'static str,
+    /// Directory of its playlist: `video` or `audio`, with a number in later streams of the session.
+    pub(super) name: Arc<str>,
     pub(super) kind: MediaKind,
     /// The present publication has it.
     pub(super) expected: bool,
@@ -39,6 +40,7 @@ pub(super) struct Rendition {
     target_duration: u64,
     window: Duration,
     part_duration: Duration,
+    first_segment: Duration,
     /// In force for the next part.
     init: Option<Init>,
     next_init: u64,
@@ -61,6 +63,13 @@ pub(super) struct Rendition {
     discontinuity_sequence: u64,
     all_independent: bool,
     warned_segment: bool,
+    /// Goes on with the numbers of another one.
+    resumed: bool,
+    /// Listed numbers before its first segment whose media went with the other one, and the key in their names.
+    lost: u64,
+    lost_key: Box<str>,
+    /// Number of its first segment.
+    first_msn: u64,
 }
 
 /// What a part that was pushed did.
@@ -73,10 +82,10 @@ pub(super) struct Pushed {
 }
 
 impl Rendition {
-    pub(super) fn new(kind: MediaKind, settings: &Settings) -> Self {
+    pub(super) fn new(kind: MediaKind, generation: u32, settings: &Settings) -> Self {
         let target_duration = settings.target_duration();
         Self {
-            name: kind.as_str(),
+            name: rendition_name(kind, generation).into(),
             kind,
             expected: true,
             changed: Arc::new(watch::Sender::new(())),
@@ -89,6 +98,7 @@ impl Rendition {
                 .window
                 .max(Duration::from_secs(3 * target_duration)),
             part_duration: settings.part_duration,
+            first_segment: settings.first_segment,
             init: None,
             next_init: 0,
             segments: VecDeque::new(),
@@ -103,6 +113,34 @@ impl Rendition {
             discontinuity_sequence: 0,
             all_independent: true,
             warned_segment: false,
+            resumed: false,
+            lost: 0,
+            lost_key: Box::default(),
+            first_msn: 0,
+        }
+    }
+
+    /// One that goes on where another left off: its first segment is a discontinuity.
+    pub(super) fn resume(from: RenditionProgress, stream: &Progress, settings: &Settings) -> Self {
+        let own = from.next_msn.saturating_sub(from.first_msn);
+        Self {
+            next_msn: from.next_msn,
+            first_msn: from.next_msn,
+            discontinuity: stream.discontinuity,
+            discontinuity_sequence: stream.discontinuity,
+            resumed: true,
+            lost: lost_segments(settings).min(own),
+            lost_key: stream.key.as_str().into(),
+            ..Self::new(from.kind, stream.generation, settings)
+        }
+    }
+
+    /// Where it is, for one that goes on from here.
+    pub(super) fn progress(&self) -> RenditionProgress {
+        RenditionProgress {
+            kind: self.kind,
+            first_msn: self.first_msn,
+            next_msn: self.next_msn + u64::from(self.open.is_some()),
         }
     }
 
@@ -131,7 +169,9 @@ impl Rendition {
         let init = self.init.clone()?;
         let duration = ticks(part.duration, init.segment.timescale);
         let first = self.next_part == 0;
-        let discontinuity = if first {
+        let discontinuity = if first && self.resumed {
+            true
+        } else if first {
             self.discontinuity = alignment.current();
             self.discontinuity_sequence = self.discontinuity;
             false
@@ -148,7 +188,10 @@ impl Rendition {
 
         let boundary = match self.open.as_ref().map(|open| open.duration) {
             Some(so_far) => {
-                discontinuity || part.starts_segment || self.is_too_long(so_far + duration)
+                discontinuity
+                    || part.starts_segment
+                    || (self.next_msn == 0 && part.independent && so_far >= self.first_segment)
+                    || self.is_too_long(so_far + duration)
             }
             None => true,
         };
@@ -191,7 +234,7 @@ impl Rendition {
         let too_long = (duration + Duration::from_millis(500)).as_secs() > self.target_duration;
         if too_long && !std::mem::replace(&mut self.warned_segment, true) {
             tracing::warn!(
-                rendition = self.name,
+                rendition = %self.name,
                 target_duration = self.target_duration,
                 "a segment outgrows the target duration and is cut short (said once)"
             );
@@ -213,6 +256,10 @@ impl Rendition {
             Duration::from_secs(self.target_duration),
         );
         self.segments.push_back(segment);
+        let lost = |count: u64| Duration::from_secs(count.saturating_mul(self.target_duration));
+        while self.lost > 0 && self.listed + lost(self.lost - 1) >= self.window {
+            self.lost -= 1;
+        }
         while let Some(oldest) = self.segments.get_mut(self.unlisted) {
             if self.listed.saturating_sub(oldest.duration) < self.window {
                 break;
@@ -285,7 +332,17 @@ impl Rendition {
 
     /// Has a complete segment.
     pub(super) fn has_segment(&self) -> bool {
-        self.next_msn > 0
+        !self.segments.is_empty()
+    }
+
+    /// Goes on with the numbers of another one but has no whole segment of its own yet.
+    pub(super) fn awaits_segment(&self) -> bool {
+        self.resumed && !self.has_segment()
+    }
+
+    /// There is something to show, be it only the end.
+    pub(super) fn can_end(&self) -> bool {
+        self.resumed || self.has_media()
     }
 
     /// Media sequence number of the segment in progress, or of the one to come.
@@ -387,7 +444,7 @@ impl Rendition {
     pub(super) fn report(&self) -> Option<RenditionReport> {
         let (last_msn, last_part) = self.edge()?;
         Some(RenditionReport {
-            name: self.name,
+            name: Arc::clone(&self.name),
             last_msn,
             last_part,
         })
@@ -395,7 +452,7 @@ impl Rendition {
 
     /// The playlist as it is now; `skip` leaves out what a delta update may leave out.
     pub(super) fn playlist<'a>(
-        &self,
+        &'a self,
         key: &'a str,
         part_hold_back: Duration,
         reports: Vec<RenditionReport>,
@@ -404,7 +461,7 @@ impl Rendition {
     ) -> MediaPlaylist<'a> {
         let complete = self.segments.iter().skip(self.unlisted);
         let boundary = skip_boundary(self.target_duration);
-        let skipped = if skip {
+        let skipped = if skip && self.lost == 0 {
             complete
                 .clone()
                 .take_while(|s| self.elapsed.saturating_sub(s.start + s.duration) > boundary)
@@ -419,7 +476,9 @@ impl Rendition {
             part_target: self.part_target(),
             part_hold_back,
             independent_segments: self.all_independent,
-            media_sequence: listed_from.map_or(self.next_msn, |s| s.msn),
+            media_sequence: listed_from.map_or(self.next_msn, |s| s.msn) - self.lost,
+            lost: self.lost,
+            lost_key: &self.lost_key,
             discontinuity_sequence: self.discontinuity_sequence,
             segments: complete
                 .map(|s| s.entry(true))
@@ -449,7 +508,7 @@ impl Rendition {
             .filter(|s| s.parts_unlisted.is_none())
             .map(|s| s.parts.len())
             .sum();
-        let first = listed.clone().next().map_or(self.next_msn, |s| s.msn);
+        let first = listed.clone().next().map_or(self.next_msn, |s| s.msn) - self.lost;
         (first, listed.count(), parts)
     }
 
@@ -457,6 +516,14 @@ impl Rendition {
     pub(super) fn discontinuity(&self) -> u64 {
         self.discontinuity
     }
+}
+
+/// How many lost segments a resumed playlist lists before its own, so that a player at the live edge finds its place.
+/// [`RenditionProgress::next_msn`] may be up to eight ahead of what players have seen, and four at least; the list must
+/// reach back to that but never before the oldest segment that was listed at the time.
+fn lost_segments(settings: &Settings) -> u64 {
+    let target = Duration::from_secs(settings.target_duration());
+    if settings.window >= target * 8 { 12 } else { 7 }
 }
 
 /// Media time in units of a timescale as a duration, to the nanosecond.

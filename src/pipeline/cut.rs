@@ -15,6 +15,8 @@
 //!   nothing drifts. It makes 200 ms parts possible at every constant rate from 24 pictures per second up.
 //! * A video segment starts at a keyframe once it is long enough; when no keyframe comes in time, it starts at the last
 //!   access unit that keeps the one before it within [`Limits::hard`].
+//! * A keyframe in mid-segment starts a part, so that players can begin there, unless keyframes come so densely that it
+//!   would make parts of single pictures.
 //! * An audio segment starts at the access unit nearest to a multiple of [`Limits::segment`] since the track's start.
 
 use std::time::Duration;
@@ -219,7 +221,10 @@ impl Cutter {
             };
         if starts_segment {
             Some(Boundary::Segment)
-        } else if keyframe && self.rule == Rule::Keyframes && (time - self.part_start) * 2 >= part {
+        } else if keyframe
+            && self.rule == Rule::Keyframes
+            && ((time - self.part_start) * 2 >= part || time - self.last_keyframe >= part)
+        {
             Some(Boundary::Part)
         } else {
             None

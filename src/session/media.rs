@@ -6,11 +6,12 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
     Settings,
+    checkpoint::{Checkpoint, Checkpoints, Log},
     outputs::Outputs,
     publication::{Made, Publication},
     status::{self, Rates, State, Status},
@@ -32,10 +33,15 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// A publisher without packets for this long counts as stalled (requirement R5).
 const STALL: Duration = Duration::from_secs(2);
 
+/// The keyframe that ends the first segment is asked for so that it comes so much after the segment's least length.
+const KEYFRAME_MARGIN: Duration = Duration::from_millis(100);
+
 /// What reaches the media of a session.
 pub(super) enum Event {
     /// From the transport.
     Publish(PublishEvent),
+    /// Go on with a playlist that an earlier process left; comes first if at all.
+    Resume(Box<Checkpoint>),
     /// End everything now and say when it is done.
     Close(tokio::sync::oneshot::Sender<()>),
 }
@@ -65,7 +71,10 @@ impl Board {
                     state: State::Starting,
                     since: None,
                     publication: None,
+                    connection: None,
                     tracks: Vec::new(),
+                    av_offset_ms: None,
+                    av_offset_uncertainty_ms: None,
                     hls: None,
                     recording: super::outputs::RecordingStatus::Waiting.into(),
                     findings: Vec::new(),
@@ -93,8 +102,13 @@ pub(super) struct Media {
     board: Arc<Board>,
     outputs: Option<Outputs>,
     kinds: Vec<MediaKind>,
+    /// When this process began with the playlist, and how old it was then.
     stream_start: Instant,
+    stream_age: Duration,
+    log: Log,
     publication: Option<Publication>,
+    /// The publication that ended last.
+    departed: Option<PublicationId>,
     made: Vec<Made>,
     last_packet: Option<Instant>,
     /// When the playlist ends unless a publisher returns.
@@ -118,12 +132,14 @@ impl Media {
         settings: Arc<Settings>,
         pipelines: Arc<Pipelines>,
         recordings: Option<Arc<recording::Store>>,
+        checkpoints: Option<Arc<Checkpoints>>,
         metrics: Arc<Metrics>,
         board: Arc<Board>,
     ) -> Self {
         let now = Instant::now();
         Self {
             span: tracing::info_span!(parent: None, "session", session_id = %id),
+            log: Log::new(id.clone(), checkpoints),
             id,
             settings,
             pipelines,
@@ -133,7 +149,9 @@ impl Media {
             outputs: None,
             kinds: Vec::new(),
             stream_start: now,
+            stream_age: Duration::ZERO,
             publication: None,
+            departed: None,
             made: Vec::new(),
             last_packet: None,
             ends_at: None,
@@ -149,27 +167,32 @@ impl Media {
         if self.outputs.is_none() || self.kinds != kinds {
             // Players cannot be told of a rendition that comes or goes, so other tracks mean another playlist.
             self.end_stream(now);
-            let stream = hls::Stream::new(self.settings.hls.clone());
-            self.stream_start = now;
-            self.board.lock().stream = Some(stream.clone());
-            self.outputs = Some(Outputs::new(
-                self.id.clone(),
-                stream,
-                self.recordings.clone(),
-            ));
+            let before = self.board.lock().stream.take();
+            let settings = self.settings.hls.clone();
+            let stream = match before {
+                Some(before) => hls::Stream::after(settings, &before),
+                None => hls::Stream::new(settings),
+            };
+            self.begin_stream(stream, Duration::ZERO, now);
         }
         self.kinds.clone_from(&kinds);
         self.ends_at = None;
         self.last_packet = None;
         self.rates = Rates::default();
         self.metrics.publications.inc();
+        let age = self.stream_age + now.saturating_duration_since(self.stream_start);
+        // A playlist that has segments already is in no hurry to end the first one.
+        let first_segment = self.settings.hls.first_segment;
+        let second_keyframe = (age.is_zero() && first_segment < self.settings.keyframe_interval)
+            .then(|| first_segment + KEYFRAME_MARGIN);
         let publication = Publication::start(
             id,
             tracks,
             Arc::clone(&self.pipelines),
             self.settings.pipeline,
             self.settings.keyframe_interval,
-            now.saturating_duration_since(self.stream_start),
+            second_keyframe,
+            age,
         );
         if let Some(outputs) = &mut self.outputs {
             outputs.begin(kinds, publication.started());
@@ -181,6 +204,31 @@ impl Media {
         self.next_status = now;
     }
 
+    /// `age` is that of a playlist which goes on.
+    fn begin_stream(&mut self, stream: hls::Stream, age: Duration, now: Instant) {
+        self.stream_start = now;
+        self.stream_age = age;
+        self.log.begin(age);
+        self.board.lock().stream = Some(stream.clone());
+        self.outputs = Some(Outputs::new(
+            self.id.clone(),
+            stream,
+            self.recordings.clone(),
+        ));
+    }
+
+    fn resume(&mut self, checkpoint: &Checkpoint, now: Instant) {
+        let stream = hls::Stream::resume(self.settings.hls.clone(), &checkpoint.playlist);
+        self.begin_stream(stream, checkpoint.age(SystemTime::now()), now);
+        self.kinds = checkpoint.kinds();
+        self.ends_at = Some(now + self.settings.reconnect_grace);
+        self.next_status = now;
+        tracing::info!(
+            grace = ?self.settings.reconnect_grace,
+            "the playlist goes on after a crash, as soon as the publisher is back"
+        );
+    }
+
     fn publication_ended(&mut self, id: PublicationId, reason: &EndReason, now: Instant) {
         if self
             .publication
@@ -190,6 +238,7 @@ impl Media {
             return;
         }
         tracing::info!(publication = %id, %reason, "publisher gone");
+        self.departed = Some(id);
         if let Some(publication) = self.publication.take() {
             publication.finish(now, &mut self.made);
         }
@@ -215,6 +264,7 @@ impl Media {
         self.ends_at = None;
         if let Some(mut outputs) = self.outputs.take() {
             outputs.end_stream(now);
+            self.log.end();
             tracing::info!("stream ended");
             self.board.lock().over_since = Some(now);
         }
@@ -225,10 +275,12 @@ impl Media {
             self.made.clear();
             return;
         };
+        let mut boundary = false;
         for made in self.made.drain(..) {
             match made {
                 Made::Init(kind, init) => outputs.init(kind, init, now),
                 Made::Part(kind, part, at) => {
+                    boundary |= part.starts_segment || part.discontinuity;
                     self.metrics.parts.get_or_create(&kind.into()).inc();
                     self.metrics
                         .part_bytes
@@ -238,6 +290,7 @@ impl Media {
                 }
                 Made::Pause(kind) => outputs.pause(kind),
                 Made::KeyframeRequest(track) => {
+                    tracing::debug!(track, "asking the publisher for a keyframe");
                     if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
                         transport.request_keyframe(track);
                     }
@@ -245,6 +298,9 @@ impl Media {
             }
         }
         outputs.poll(now);
+        if boundary {
+            self.log.note(outputs.progress());
+        }
     }
 
     fn renew_status(&mut self, now: Instant) {
@@ -257,6 +313,10 @@ impl Media {
         }
         self.last_status = now;
         self.next_status = now + STATUS_INTERVAL;
+        // Segments may also end without a new one that begins.
+        if let (Some(outputs), Some(_)) = (&self.outputs, &self.publication) {
+            self.log.note(outputs.progress());
+        }
         let silent = self
             .last_packet
             .is_none_or(|at| now.saturating_duration_since(at) > STALL);
@@ -293,6 +353,12 @@ impl Media {
             ),
             None => (Vec::new(), Vec::new()),
         };
+        let offset = self
+            .publication
+            .as_ref()
+            .and_then(|publication| publication.av_offset(now));
+        status.av_offset_ms = offset.map(|offset| status::millis(offset.offset));
+        status.av_offset_uncertainty_ms = offset.map(|offset| status::millis(offset.uncertainty));
         if status.state == State::Stalled {
             status
                 .findings
@@ -358,6 +424,14 @@ impl Actor for Media {
             }) => {
                 self.publication_ended(publication, &reason, now);
             }
+            Event::Publish(PublishEvent::Withdrawn { publication }) => {
+                // A successor that was quicker goes on with the playlist.
+                if self.publication.is_none() && self.departed == Some(publication) {
+                    self.end_stream(now);
+                    self.next_status = now;
+                }
+            }
+            Event::Resume(checkpoint) => self.resume(&checkpoint, now),
             Event::Close(done) => {
                 if let Some(id) = self.publication.as_ref().map(Publication::id) {
                     self.publication_ended(id, &EndReason::Shutdown, now);
@@ -407,6 +481,7 @@ impl Actor for Media {
         }
         if let Some(mut outputs) = self.outputs.take() {
             outputs.end_stream(Instant::now());
+            self.log.end();
         }
     }
 }

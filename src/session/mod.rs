@@ -6,6 +6,7 @@
 //! [`Sessions`] owns them all: it makes a session when somebody publishes, answers for it while it lives, and lets go of
 //! it some time after its end. The media of each runs as an actor on the media workers.
 
+mod checkpoint;
 mod media;
 mod outputs;
 mod publication;
@@ -15,6 +16,7 @@ mod worker;
 use std::{
     collections::HashMap,
     fmt,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -24,8 +26,9 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::status::{Recording, State, Status, Track};
+pub use self::status::{Connection, Recording, State, Status, Track};
 use self::{
+    checkpoint::{Checkpoint, Checkpoints},
     media::{Board, Event, Media},
     worker::{Mailbox, Workers},
 };
@@ -54,6 +57,9 @@ const UNUSED: Duration = Duration::from_secs(10);
 /// How long closing one session may take at shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long the disk may take at shutdown to forget the playlists, which have all ended.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
 /// How sessions are made and kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -67,6 +73,8 @@ pub struct Settings {
     pub keyframe_interval: Duration,
     /// How long a playlist waits for a publisher that went without a word.
     pub reconnect_grace: Duration,
+    /// Folder that says where the playlists are, so that they go on after a crash of the process; `None`: they do not.
+    pub checkpoints: Option<PathBuf>,
     /// Sessions that may be there at once.
     pub max_sessions: usize,
     /// The only ids that may publish; empty for any.
@@ -92,6 +100,7 @@ struct Inner {
     connector: Arc<dyn Connector>,
     pipelines: Arc<Pipelines>,
     recordings: Option<Arc<recording::Store>>,
+    checkpoints: Option<Arc<Checkpoints>>,
     metrics: Arc<Metrics>,
     workers: Workers,
     sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
@@ -124,7 +133,9 @@ impl PublishSink for ToMedia {
                     self.metrics.events_dropped.inc();
                 }
             }
-            PublishEvent::Started { .. } | PublishEvent::Ended { .. } => {
+            PublishEvent::Started { .. }
+            | PublishEvent::Ended { .. }
+            | PublishEvent::Withdrawn { .. } => {
                 self.mailbox.send(Event::Publish(event));
             }
         }
@@ -169,13 +180,16 @@ impl Session {
     fn status(&self) -> Status {
         Status {
             dropped_events: self.mailbox.dropped(),
+            connection: self.transport.current().as_ref().map(Into::into),
             ..self.board.lock().status.clone()
         }
     }
 }
 
 impl Sessions {
-    /// No sessions yet. Must be called within a tokio runtime, on which the housekeeping then runs.
+    /// No sessions but those that a crash of an earlier process cut off: their playlists wait for their publishers, for
+    /// [`Settings::reconnect_grace`] at most. Must be called within a tokio runtime, on which the housekeeping then
+    /// runs.
     ///
     /// # Errors
     ///
@@ -187,18 +201,30 @@ impl Sessions {
         recordings: Option<Arc<recording::Store>>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
+        let (checkpoints, left) = match settings.checkpoints.clone().map(Checkpoints::open) {
+            Some(Ok((checkpoints, left))) => (Some(Arc::new(checkpoints)), left),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "playlists will not go on after a crash: their folder cannot be used");
+                (None, Vec::new())
+            }
+            None => (None, Vec::new()),
+        };
         let sessions = Self(Arc::new(Inner {
             workers: Workers::start(settings.workers)?,
             settings: Arc::new(settings),
             connector,
             pipelines,
             recordings,
+            checkpoints,
             metrics,
             sessions: Mutex::default(),
             draining: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }));
+        for (id, checkpoint) in left {
+            sessions.resume(id, checkpoint);
+        }
         let reaper = sessions.clone();
         sessions.0.tasks.spawn(async move {
             let mut interval = tokio::time::interval(REAP_INTERVAL);
@@ -265,13 +291,39 @@ impl Sessions {
             }
         }))
         .await;
+        if let Some(checkpoints) = self.0.checkpoints.clone() {
+            let flushed = tokio::task::spawn_blocking(move || checkpoints.flush(FLUSH_LIMIT)).await;
+            if !matches!(flushed, Ok(true)) {
+                tracing::warn!("the playlists' checkpoints were not deleted in time");
+            }
+        }
+    }
+
+    /// Goes on with a playlist that a crash cut off.
+    fn resume(&self, id: SessionId, checkpoint: Checkpoint) {
+        let settings = &self.0.settings;
+        let known = &settings.known_sessions;
+        let mut sessions = self.0.map();
+        if checkpoint.playlist.target_duration != settings.hls.target_duration()
+            || (!known.is_empty() && !known.contains(&id))
+            || sessions.len() >= settings.max_sessions
+        {
+            tracing::info!(session_id = %id, "the playlist does not go on: the configuration is another one");
+            drop(sessions);
+            if let Some(checkpoints) = &self.0.checkpoints {
+                checkpoints.forget(&id);
+            }
+            return;
+        }
+        let session = self.make(id.clone());
+        session.mailbox.send(Event::Resume(Box::new(checkpoint)));
+        sessions.insert(id, session);
     }
 
     /// Lets go of sessions that are over.
     async fn reap(&self) {
         let now = Instant::now();
-        // Viewers who are behind still get the tail, and late ones see the end rather than a 404.
-        let keep = self.0.settings.hls.window + self.0.settings.hls.segment_duration * 3;
+        let keep = self.0.settings.hls.reach();
         let spent: Vec<_> = {
             let mut sessions = self.0.map();
             let spent: Vec<_> = sessions
@@ -332,12 +384,20 @@ impl Sessions {
                 retry_after: REAP_INTERVAL * 5,
             });
         }
+        let session = self.make(id.clone());
+        sessions.insert(id, Arc::clone(&session));
+        Ok(session)
+    }
+
+    fn make(&self, id: SessionId) -> Arc<Session> {
+        let settings = &self.0.settings;
         let board = Arc::new(Board::new(id.clone()));
         let media = Media::new(
-            id.clone(),
+            id,
             Arc::clone(settings),
             Arc::clone(&self.0.pipelines),
             self.0.recordings.clone(),
+            self.0.checkpoints.clone(),
             Arc::clone(&self.0.metrics),
             Arc::clone(&board),
         );
@@ -352,14 +412,12 @@ impl Sessions {
         );
         // Set once, right here.
         board.transport.get_or_init(|| Arc::downgrade(&transport));
-        let session = Arc::new(Session {
+        Arc::new(Session {
             transport,
             board,
             mailbox,
             asked_for: Mutex::new(Instant::now()),
-        });
-        sessions.insert(id, Arc::clone(&session));
-        Ok(session)
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     },
     pipeline::{self, Output, Pipeline, PipelineError, Pipelines},
     timeline::{
-        self, Event, Timeline, TrackClock, TrackStats,
+        self, AvOffset, Event, Timeline, TrackClock, TrackStats,
         keyframes::{self, KeyframeDemand},
     },
     transport::PublicationId,
@@ -95,16 +95,20 @@ pub(super) struct TrackStatus {
     pub(super) failed: bool,
     /// Presentation time between the last two keyframes, and whether requests for keyframes are ignored.
     pub(super) keyframes: Option<(Option<Duration>, bool)>,
+    /// For how long the track is aligned with the others by arrival only.
+    pub(super) aligned_by_arrival: Option<Duration>,
 }
 
 impl Publication {
-    /// Starts the pipelines of these tracks. `base` is the age of the session's playlist.
+    /// Starts the pipelines of these tracks. `base` is the age of the session's playlist; `second_keyframe` says when the
+    /// second keyframe is wanted, if before the end of a segment.
     pub(super) fn start(
         id: PublicationId,
         tracks: &[TrackInfo],
         pipelines: Arc<Pipelines>,
         settings: pipeline::Settings,
         keyframe_interval: Duration,
+        second_keyframe: Option<Duration>,
         base: Duration,
     ) -> Self {
         let clocks: Vec<_> = tracks
@@ -130,6 +134,7 @@ impl Publication {
             let demand = (info.codec.kind() == MediaKind::Video).then(|| {
                 KeyframeDemand::new(keyframes::Settings {
                     segment_duration: keyframe_interval,
+                    second: second_keyframe,
                     ..keyframes::Settings::default()
                 })
             });
@@ -170,11 +175,17 @@ impl Publication {
                 stats: self.timeline.stats(index),
                 resolution: track.resolution,
                 failed: track.pipeline.is_none(),
+                aligned_by_arrival: self.timeline.aligned_by_arrival(index),
                 keyframes: track
                     .demand
                     .as_ref()
                     .map(|demand| (demand.observed_interval(), demand.ignores_requests())),
             })
+    }
+
+    /// Measured offset of sound against picture; `None` without both.
+    pub(super) fn av_offset(&self, now: Instant) -> Option<AvOffset> {
+        self.timeline.av_offset(self.since_epoch(now))
     }
 
     /// What broke last, if anything did.
@@ -370,6 +381,9 @@ impl Publication {
                 Output::Init(init) => {
                     track.timescale = init.timescale;
                     track.resolution = init.resolution;
+                    if let Some(demand) = &mut track.demand {
+                        demand.keyframe_at_hand();
+                    }
                     made.push(Made::Init(kind, init));
                 }
                 Output::Part(part) => {

@@ -1,7 +1,8 @@
-"""Publishes a moving picture and a tone over WHIP with aiortc: aiortc_publish.py URL SECONDS."""
+"""Publishes a moving picture and a tone over WHIP with aiortc: aiortc_publish.py URL SECONDS [close-first]."""
 
 import asyncio
 import fractions
+import os
 import sys
 import urllib.parse
 import urllib.request
@@ -43,12 +44,14 @@ class Tone(AudioStreamTrack):
 
 def request(method, url, body=None):
     headers = {"Content-Type": "application/sdp"} if body else {}
+    if token := os.environ.get("WHIP_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
     return urllib.request.urlopen(
         urllib.request.Request(url, data=body, method=method, headers=headers), timeout=10
     )
 
 
-async def main(url, seconds):
+async def main(url, seconds, close_first):
     pc = RTCPeerConnection()
     video = pc.addTransceiver(Bars(), direction="sendonly")
     pc.addTransceiver(Tone(), direction="sendonly")
@@ -66,10 +69,12 @@ async def main(url, seconds):
             raise SystemExit(f"connection {pc.connectionState}")
     if pc.connectionState != "connected":
         raise SystemExit(f"still {pc.connectionState} at the end")
+    if close_first:
+        await pc.close()
     status = (await asyncio.to_thread(request, "DELETE", session)).status
     assert status == 200, status
     await pc.close()
     print("published")
 
 
-asyncio.run(main(sys.argv[1], float(sys.argv[2])))
+asyncio.run(main(sys.argv[1], float(sys.argv[2]), "close-first" in sys.argv[3:]))

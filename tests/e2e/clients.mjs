@@ -27,9 +27,10 @@ export async function ffmpegPublish(url, seconds, { token = '', keyframes = 60 }
   ]);
 }
 
-/** Publishes with aiortc, whose WHIP side is the script beside this file. */
-export function aiortcPublish(url, seconds) {
-  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds)]);
+/** Publishes with aiortc, whose WHIP side is the script beside this file; its token is WHIP_TOKEN of the environment. */
+export function aiortcPublish(url, seconds, { closeFirst = false, ...options } = {}) {
+  const more = closeFirst ? ['close-first'] : [];
+  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds), ...more], options);
 }
 
 /** Publishes with our own client; `args` are those of `whipgate-publisher`. */

@@ -53,6 +53,14 @@ test('aiortc publishes', { timeout: 60_000 }, async () => {
   assert.deepEqual(streams.map((stream) => stream.codec_name).sort(), ['h264', 'opus']);
 });
 
+test('aiortc closes its connection and deletes its session after that', { timeout: 60_000 }, async () => {
+  const process = aiortcPublish(gateway.whip('aiortc-close'), 4, { closeFirst: true });
+  const { code } = await process.end(45);
+  assert.equal(code, 0, process.output);
+  // Far less than session.reconnect_grace (15 s).
+  await ended('aiortc-close');
+});
+
 for (const codec of ['h264', 'h265', 'av1', 'vp9']) {
   test(`a ${codec} publication decodes from HLS and from the recording`, { timeout: 90_000 }, async () => {
     const process = publisher('publish', '--url', gateway.whip(`clip-${codec}`), '--codec', codec, '--seconds', 7);

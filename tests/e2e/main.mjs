@@ -2,6 +2,9 @@
 import './browser.test.mjs';
 import './clients.test.mjs';
 import './recording.test.mjs';
+import './access.test.mjs';
+import './network.test.mjs';
 import './scenarios.test.mjs';
 import './isolation.test.mjs';
 import './refusals.test.mjs';
+import './continuity.test.mjs';

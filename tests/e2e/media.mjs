@@ -42,9 +42,9 @@ export async function flashes(input) {
   return pictures.flatMap(([time], index) => (index > 0 && bright(index) && !bright(index - 1) ? [time] : []));
 }
 
-/** A path as a value inside a filter graph. */
+/** A path or address as a value inside a filter graph: escaped as an option's value, and that as part of a graph. */
 function escaped(file) {
-  return file.replace(/[\\:',[\]]/g, '\\$&');
+  return file.replace(/[\\':]/g, '\\$&').replace(/[\\',;[\]]/g, '\\$&');
 }
 
 /** Times in seconds at which a beep begins, to the sample; the sound's own start is taken into account. */

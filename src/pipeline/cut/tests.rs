@@ -192,6 +192,20 @@ fn a_keyframe_in_mid_segment_starts_a_part() {
 }
 
 #[test]
+fn a_keyframe_that_was_asked_for_starts_a_part_wherever_it_comes() {
+    for at in 4..55 {
+        let mut pictures = pictures(30.0, 60, 100);
+        pictures[at].1 = true;
+        let start = pictures[at].0;
+        let cuts = cuts(video(), Rule::Keyframes, &pictures);
+        let found = cuts
+            .iter()
+            .any(|c| c.starts_with_keyframe && c.start.abs_diff(start) <= 1_125);
+        assert!(found, "keyframe at picture {at}: {cuts:?}");
+    }
+}
+
+#[test]
 fn pictures_that_are_all_keyframes_do_not_make_parts_of_one() {
     let cuts = cuts(video(), Rule::Keyframes, &pictures(30.0, 1, 100));
     assert!(cuts.iter().all(|c| c.units >= 3), "{cuts:?}");

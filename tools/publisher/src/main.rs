@@ -96,6 +96,9 @@ struct Publish {
     /// Sound starts so many milliseconds late.
     #[arg(long, default_value_t = 0)]
     late_audio: u64,
+    /// Sound only.
+    #[arg(long)]
+    no_video: bool,
 }
 
 #[derive(Args)]
@@ -305,13 +308,15 @@ async fn publish(arguments: Publish) -> Result<()> {
     let publisher = Publisher::start(PublishOptions {
         url: arguments.url,
         token: arguments.token,
-        video: Some(VideoSource::Clip(ClipSpec {
-            format: VideoFormat {
-                codec: arguments.codec,
-                ..VideoFormat::default()
-            },
-            ..ClipSpec::default()
-        })),
+        video: (!arguments.no_video).then(|| {
+            VideoSource::Clip(ClipSpec {
+                format: VideoFormat {
+                    codec: arguments.codec,
+                    ..VideoFormat::default()
+                },
+                ..ClipSpec::default()
+            })
+        }),
         video_path: path,
         audio_path: PathOptions {
             starts_after: Duration::from_millis(arguments.late_audio),
