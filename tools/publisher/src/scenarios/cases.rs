@@ -340,13 +340,18 @@ fn changes() -> Vec<Case> {
             .lasting(10.0)
             .at(5.0, Action::Change(Some(Change::NewSource), None))
             .bound(|b| {
+                // Until the next report it goes on by its arrival.
+                b.from = seconds(6.5);
                 b.discontinuities = 1;
                 b.lost = Lost::Any;
             }),
         case("another SSRC of sound")
             .lasting(10.0)
             .at(5.0, Action::Change(None, Some(Change::NewSource)))
-            .bound(|b| b.discontinuities = 1),
+            .bound(|b| {
+                b.from = seconds(6.5);
+                b.discontinuities = 1;
+            }),
         case("another SSRC of both")
             .quick()
             .lasting(10.0)
