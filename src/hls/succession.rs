@@ -107,12 +107,16 @@ mod tests {
         Some(answer.map(|document| String::from_utf8(document.body().to_vec()).unwrap()))
     }
 
+    fn is_media(line: &str) -> bool {
+        line.rsplit_once('.').is_some_and(|(_, suffix)| suffix == "mp4")
+    }
+
     fn names(playlist: &str) -> Vec<&str> {
         let quoted = playlist.split("URI=\"").skip(1);
         quoted
             .filter_map(|text| text.split('"').next())
-            .filter(|name| name.ends_with(".mp4"))
-            .chain(playlist.lines().filter(|line| line.ends_with(".mp4")))
+            .filter(|name| is_media(name))
+            .chain(playlist.lines().filter(|line| is_media(line)))
             .collect()
     }
 
@@ -228,7 +232,7 @@ mod tests {
         for (rendition, playlist) in [("audio", &ended), ("audio-1", &new)] {
             let name = playlist
                 .lines()
-                .find(|line| line.ends_with(".mp4"))
+                .find(|line| is_media(line))
                 .unwrap();
             let resource = second.resource(rendition, name).now_or_never().unwrap();
             assert_eq!(resource.unwrap().len, 8);
