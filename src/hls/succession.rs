@@ -108,7 +108,8 @@ mod tests {
     }
 
     fn is_media(line: &str) -> bool {
-        line.rsplit_once('.').is_some_and(|(_, suffix)| suffix == "mp4")
+        line.rsplit_once('.')
+            .is_some_and(|(_, suffix)| suffix == "mp4")
     }
 
     fn names(playlist: &str) -> Vec<&str> {
@@ -230,10 +231,7 @@ mod tests {
         );
         assert!(names(&new).iter().all(|name| !ended.contains(name)));
         for (rendition, playlist) in [("audio", &ended), ("audio-1", &new)] {
-            let name = playlist
-                .lines()
-                .find(|line| is_media(line))
-                .unwrap();
+            let name = playlist.lines().find(|line| is_media(line)).unwrap();
             let resource = second.resource(rendition, name).now_or_never().unwrap();
             assert_eq!(resource.unwrap().len, 8);
         }

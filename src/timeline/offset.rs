@@ -8,9 +8,10 @@ use std::{collections::VecDeque, time::Duration};
 use super::{
     Timeline, Track,
     align::Report,
+    mapping::Mapping,
     unwrap::{MILLISECOND, duration_nanos, nanos},
 };
-use crate::media::{MediaKind, Monotonic};
+use crate::media::{MediaKind, Monotonic, TrackIndex};
 
 /// Reports looked at: enough to see how much they scatter, few enough to forget a rate that is corrected by now.
 const REPORTS: usize = 5;
@@ -122,10 +123,7 @@ impl Timeline {
         });
         let (video, audio) = by_reports.unwrap_or_else(|| {
             let by_arrivals = |track: &Track| Error {
-                error: track
-                    .mapping
-                    .as_ref()
-                    .map_or(0, |mapping| mapping.transit()),
+                error: track.mapping.as_ref().map_or(0, Mapping::transit),
                 uncertainty: ARRIVAL / 2 + duration_nanos(track.jitter.get()),
             };
             (by_arrivals(video), by_arrivals(audio))
@@ -138,7 +136,7 @@ impl Timeline {
 
     /// For how long packets of a track have come while it is placed by arrival, because usable sender reports are
     /// missing; `None` while it is not, and for a track that has nothing to be aligned with.
-    pub fn aligned_by_arrival(&self, track: crate::media::TrackIndex) -> Option<Duration> {
+    pub fn aligned_by_arrival(&self, track: TrackIndex) -> Option<Duration> {
         if self.tracks.len() < 2 {
             return None;
         }

@@ -1,6 +1,7 @@
 // Every end-to-end test, one after the other.
 import './browser.test.mjs';
 import './clients.test.mjs';
+import './lipsync.test.mjs';
 import './recording.test.mjs';
 import './access.test.mjs';
 import './network.test.mjs';

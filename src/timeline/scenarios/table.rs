@@ -269,15 +269,19 @@ fn lip_sync_table() {
         let picture = run.from(VIDEO).next().unwrap();
         let held = picture.now - picture.arrival;
         let (_, measured, _) = *run.measured.last().unwrap();
-        let show = |nanos: i64| format!("{:.2} ms", nanos as f64 / 1e6);
+        let show = |nanos: i64| {
+            let hundredths = nanos.abs() / 10_000;
+            let sign = if nanos < 0 && hundredths > 0 { "-" } else { "" };
+            format!("{sign}{}.{:02} ms", hundredths / 100, hundredths % 100)
+        };
         println!(
             "| {} | {} | {} | {} | {sent}, {dropped}, {skipped} | {} | {} +- {} |",
             case.name,
             show(first.1),
             show(largest),
             settled.map_or("never".to_owned(), |time| format!(
-                "{:.1} s",
-                time as f64 / 1e9
+                "{} ms",
+                time / MILLISECOND
             )),
             show(held),
             show(measured.offset),
