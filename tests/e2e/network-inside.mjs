@@ -5,40 +5,50 @@ import { Gateway, until } from './gateway.mjs';
 import { decodesCleanly, probe } from './media.mjs';
 
 const token = 'sesame';
-const gateway = await Gateway.start({ settings: { 'http.listen': '[::]:0', 'auth.publish': token } });
-const port = new URL(gateway.base).port;
-gateway.base = `http://[::1]:${port}`;
-const url = (host, session) => `http://${host}:${port}/whip/${session}`;
 const env = { env: { ...process.env, WHIP_TOKEN: token } };
 
-const clients = {
-  'ffmpeg-ipv4': () => ffmpegPublish(url('192.0.2.1', 'ffmpeg-ipv4'), 5, { token }),
-  'aiortc-ipv4': () => aiortcPublish(url('192.0.2.1', 'aiortc-ipv4'), 5, env),
-  'aiortc-ipv6': () => aiortcPublish(url('[2001:db8::1]', 'aiortc-ipv6'), 5, env),
-  'publisher-loopback': () => publisher('publish', '--url', url('127.0.0.1', 'publisher-loopback'), '--seconds', 5, '--token', token),
-};
-try {
-  for (const [session, publish] of Object.entries(clients)) {
-    const client = await publish();
-    let from;
-    await until(`${session} is live`, async () => {
-      if (!client.running) throw new Error(client.output);
-      const state = await gateway.json(`/api/sessions/${session}`);
-      from = state.connection?.remote_address;
-      return state.state === 'live';
-    }, 10);
-    const { code } = await client.end(40);
-    assert.equal(code, 0, `${session}: ${client.output}`);
-    const [file] = await until(`${session} is recorded`, async () => {
-      const { recordings } = await gateway.json(`/recordings/${session}`);
-      return recordings[0]?.state === 'complete' && gateway.recordings(session);
-    });
-    await decodesCleanly(file);
-    const { streams } = await probe(file);
-    assert.equal(streams.length, 2, session);
-    if (session === 'aiortc-ipv6') assert.match(from, /^\[2001:db8::1\]:/);
-    console.log(`${session}: recorded, media from ${from}`);
+/** Starts a gateway at `listen`, lets each client publish, and checks where its media came from and what was recorded. */
+async function publishTo(listen, clients) {
+  const gateway = await Gateway.start({ settings: { 'http.listen': `${listen}:0`, 'auth.publish': token } });
+  const port = new URL(gateway.base).port;
+  gateway.base = `http://${listen === '[::]' ? '[::1]' : listen}:${port}`;
+  try {
+    for (const [session, { host, from, publish }] of Object.entries(clients)) {
+      const client = await publish(`http://${host}:${port}/whip/${session}`);
+      let remote;
+      await until(`${session} is live`, async () => {
+        if (!client.running) throw new Error(client.output);
+        const response = await fetch(`${gateway.base}/hls/${session}/index.m3u8`);
+        return response.ok;
+      }, 10);
+      // Without a token for it only loopback may ask for the state.
+      if (listen === '[::]') {
+        remote = (await gateway.json(`/api/sessions/${session}`)).connection.remote_address;
+        assert.match(remote, from, session);
+      }
+      const { code } = await client.end(40);
+      assert.equal(code, 0, `${session}: ${client.output}`);
+      const [file] = await until(`${session} is recorded`, async () => {
+        const { recordings } = await gateway.json(`/recordings/${session}`);
+        return recordings[0]?.state === 'complete' && gateway.recordings(session);
+      });
+      await decodesCleanly(file);
+      const { streams } = await probe(file);
+      assert.equal(streams.length, 2, session);
+      console.log(`${session}: recorded${remote ? `, media from ${remote}` : ''}`);
+    }
+  } finally {
+    await gateway.stop();
   }
-} finally {
-  await gateway.stop();
 }
+
+await publishTo('[::]', {
+  'ffmpeg-ipv4': { host: '192.0.2.1', from: /^192\.0\.2\.1:/, publish: (url) => ffmpegPublish(url, 5, { token }) },
+  // Offered both families, it takes either.
+  'aiortc-any': { host: '192.0.2.1', from: /^(192\.0\.2\.1|\[2001:db8::1\]):/, publish: (url) => aiortcPublish(url, 5, env) },
+  'publisher-loopback': { host: '127.0.0.1', from: /^127\.0\.0\.1:/, publish: (url) => publisher('publish', '--url', url, '--seconds', 5, '--token', token) },
+});
+// Offered IPv6 only.
+await publishTo('[2001:db8::1]', {
+  'aiortc-ipv6': { host: '[2001:db8::1]', publish: (url) => aiortcPublish(url, 5, env) },
+});
