@@ -23,6 +23,12 @@ const LARGE: i64 = 200 * MILLISECOND;
 /// Above this a report contradicts a mapping that is already by reports and must be confirmed by the next one.
 const DOUBTFUL: i64 = 20 * MILLISECOND;
 
+/// Above this an error that the next report confirms is a step of the sender's clock, not scatter, and made up at once
+/// rather than in the small steps that suit drift.
+const STEP: i64 = 5 * MILLISECOND;
+/// Reports of the same step differ by no more: what scatter and the first small correction make.
+const SAME_STEP: i64 = 3 * MILLISECOND;
+
 /// A sender report on the publication's NTP axis.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Report {
@@ -50,6 +56,8 @@ pub(super) struct Reports {
     followed: Option<Monotonic>,
     /// Error of the last doubtful report and how many in a row agreed on it.
     doubt: Option<(i64, u8)>,
+    /// Error of the last report, if it was large enough for a step.
+    step: Option<i64>,
     /// Offset of this track's NTP clock that is not believed, in ns.
     pub(super) bias: i64,
     /// The ones that were believed.
@@ -71,6 +79,17 @@ impl Reports {
             self.followed = Some(report.arrival);
             self.history.push(report);
         }
+    }
+
+    /// Takes the error of a report that is followed; true if it confirms the step that the one before told of.
+    fn confirms_step(&mut self, error: i64) -> bool {
+        let before = self.step.take();
+        if error.abs() <= STEP {
+            return false;
+        }
+        let confirmed = before.is_some_and(|before| (before - error).abs() <= SAME_STEP);
+        self.step = (!confirmed).then_some(error);
+        confirmed
     }
 
     /// Counts a report that contradicts the mapping by `error`; how many in a row agree.
@@ -284,7 +303,11 @@ impl Timeline {
             let interval = report
                 .arrival
                 .saturating_sub(followed.unwrap_or(report.arrival));
-            mapping.follow(error, duration_nanos(interval));
+            if track.reports.confirms_step(error) {
+                mapping.slew(error);
+            } else {
+                mapping.follow(error, duration_nanos(interval));
+            }
         } else {
             self.doubt(index, error, &others);
         }

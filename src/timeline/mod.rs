@@ -13,10 +13,10 @@
 //!   10 s: up to 200 ms are made up gradually (5 % of the media time, so 100 ms take 2 s), more at once. Of two tracks
 //!   sound is what moves: a jump costs video the wait for a keyframe.
 //! * Later reports that differ by up to 20 ms are followed in part, by at most 1 ms each (300 ppm of intervals over
-//!   3.3 s), plus
-//!   a rate correction that lets steady drift leave no error. Larger differences count when the next report confirms
-//!   them; if they are the same on all tracks, the sender's wall clock was set and nothing moves. Differences over 10 s
-//!   need three in a row and never move a track: they only tell that its NTP clock is another one.
+//!   3.3 s), plus a rate correction that lets steady drift leave no error. More than 5 ms that the next report confirms,
+//!   as when a busy browser loses sound, are made up gradually but at once. Larger differences count when the next
+//!   report confirms them; if they are the same on all tracks, the sender's wall clock was set and nothing moves.
+//!   Differences over 10 s need three in a row and never move a track: they only tell that its NTP clock is another one.
 //! * Sound that is set back is skipped until its time has come ([`TrackStats::discarded`]), which leaves no gap and no
 //!   [`Event::Discontinuity`]; sound set forward, and video in either direction, is a discontinuity.
 //! * A track without reports follows its own least transit time (packets that met no queue), so drift does not add up.

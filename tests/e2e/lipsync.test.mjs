@@ -53,7 +53,7 @@ async function measure(session, publish, source) {
 
 /**
  * The median offset is within `limit` of `source`, and so is every one, the first included, of a source whose single
- * flashes are exact. What the gateway says of itself holds, too.
+ * flashes are exact. What the gateway says of itself is no more.
  */
 function assertOffsets({ live, recording, hls }, source, limit, { single = limit } = {}) {
   for (const [where, measured] of Object.entries({ recording, hls })) {
@@ -63,7 +63,7 @@ function assertOffsets({ live, recording, hls }, source, limit, { single = limit
     assert.ok(errors.at(-1) <= single, said);
   }
   for (const { av_offset_ms: offset, av_offset_uncertainty_ms: uncertainty } of live) {
-    assert.ok(Math.abs(offset) <= uncertainty + LIMIT, `the gateway says ${offset} ± ${uncertainty} ms`);
+    assert.ok(Math.abs(offset) <= uncertainty + single, `the gateway says ${offset} ± ${uncertainty} ms`);
   }
 }
 
@@ -96,7 +96,8 @@ test('aiortc', { timeout: 120_000 }, async () => {
 
 test('Chromium', { timeout: 120_000 }, async () => {
   // Opus delays the sound by 6.5 ms, which Chromium's timestamps leave out; capturing adds a sound block of 10 ms or so,
-  // and a painted flash may miss the picture it was meant for.
+  // and a painted flash may miss the picture it was meant for. When the machine is busy the clock of its sound steps, which
+  // the second report from then on mends.
   const browser = await launch();
   try {
     const result = await measure('chromium', async () => {

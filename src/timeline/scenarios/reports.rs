@@ -110,3 +110,33 @@ fn one_outlying_report_is_ignored_and_a_confirmed_one_followed() {
     let skew = followed.skew(6_500..12_000);
     assert!((skew + ms(400)).abs() <= EXACT, "{skew}");
 }
+
+#[test]
+fn a_small_step_of_one_clock_is_made_up_once_it_is_confirmed() {
+    let stepping = Sender {
+        wrong: |time| if time > ms(4_000) { ms(12) } else { 0 },
+        ..audio()
+    };
+    let run = run(&[video(), stepping]);
+    assert!(run.skew(0..4_000).abs() <= EXACT);
+    // Reports come at 4.01 s and 5.01 s; 12 ms at 5 % take 0.24 s.
+    let skew = run.skew(5_400..10_000) + ms(12);
+    assert!(skew.abs() <= ms(1), "{skew}");
+    assert!(run.events.is_empty());
+}
+
+#[test]
+fn an_outlier_of_some_milliseconds_moves_little() {
+    let outlying = Sender {
+        wrong: |time| {
+            if (ms(4_000)..ms(4_900)).contains(&time) {
+                ms(12)
+            } else {
+                0
+            }
+        },
+        ..audio()
+    };
+    let run = run(&[video(), outlying]);
+    assert!(run.skew(0..10_000).abs() <= ms(1) + EXACT);
+}

@@ -80,6 +80,8 @@ pub struct Clip {
     pub units: Vec<AccessUnit>,
     /// How many ticks later than it is sent each unit is shown, beyond what is the same for all; empty if that is 0.
     pub shown_later: Vec<i32>,
+    /// What its RTP time stamps say.
+    pub times: Times,
     /// Ticks of the RTP clock from one unit to the next.
     pub ticks: u32,
     /// RTP clock rate in Hz.
@@ -170,7 +172,7 @@ fn encode_video(spec: ClipSpec) -> Result<Clip> {
         encoded.len()
     );
     let ticks = 90_000 / fps;
-    let shown_later = if spec.format.b_frames > 0 && spec.times == Times::Presentation {
+    let shown_later = if spec.format.b_frames > 0 {
         encoded
             .iter()
             .enumerate()
@@ -190,6 +192,7 @@ fn encode_video(spec: ClipSpec) -> Result<Clip> {
     Ok(Clip {
         units,
         shown_later,
+        times: spec.times,
         ticks,
         clock_rate: 90_000,
         size: (width as u16, height as u16),
@@ -236,6 +239,7 @@ fn encode_audio(spec: AudioClipSpec) -> Result<Clip> {
     Ok(Clip {
         units,
         shown_later: Vec::new(),
+        times: Times::Presentation,
         ticks: OPUS_SAMPLES as u32,
         clock_rate: tone::RATE as u32,
         size: (0, 0),

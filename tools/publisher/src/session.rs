@@ -298,8 +298,9 @@ impl Session {
                 let Some((unit, ticks)) = self.tracks[index].next_clip_unit() else {
                     break;
                 };
-                let shown = origin + self.tracks[index].media_time(ticks);
-                self.send_unit(index, unit, ticks, shown);
+                let track = &self.tracks[index];
+                let captured = origin + track.media_time(track.stamped(ticks));
+                self.send_unit(index, unit, ticks, captured);
             }
         }
     }
@@ -325,7 +326,8 @@ impl Session {
         let claimed = wallclock
             .checked_sub(track.path.options().clock_error)
             .unwrap_or(wallclock);
-        let packets = track.packets(unit, ticks, claimed, self.publication);
+        let stamped = track.stamped(ticks);
+        let packets = track.packets(unit, stamped, claimed, self.publication);
         if packets.is_empty() {
             self.ask_for_first_keyframe();
             return;

@@ -14,7 +14,7 @@ use str0m::{
 };
 
 use crate::{
-    clip::Clip,
+    clip::{Clip, Times},
     codec::VideoCodec,
     encode::Encoded,
     live::Units,
@@ -116,6 +116,8 @@ pub(crate) struct Track {
     ticks: u64,
     /// How many ticks later than in its turn a clip's unit is sent, so that none is sent before it is shown.
     behind: u64,
+    /// How many ticks the time stamp of the clip unit in hand is from when it is shown.
+    stamp_error: i64,
     packetizer: Packetizer,
     sequence: u64,
     timestamp_offset: u32,
@@ -135,6 +137,7 @@ impl Track {
             paused: false,
             ticks: 0,
             behind: source.feed.behind(),
+            stamp_error: 0,
             packetizer: source.codec.map_or(Packetizer::Opus, |codec| {
                 Packetizer::video(codec, source.size)
             }),
@@ -170,6 +173,10 @@ impl Track {
         let access_unit = current.units.get(*unit)?.clone();
         let later = current.shown_later.get(*unit).copied().unwrap_or(0);
         let ticks = self.ticks.saturating_add_signed(i64::from(later));
+        self.stamp_error = match current.times {
+            Times::Presentation => 0,
+            Times::Decode => -i64::from(later),
+        };
         self.ticks += u64::from(current.ticks);
         if *unit == 0
             && let Packetizer::Vp9 { size, .. } = &mut self.packetizer
@@ -182,6 +189,11 @@ impl Track {
             *clip = (*clip + 1) % clips.len();
         }
         Some((access_unit, ticks))
+    }
+
+    /// The ticks that the time stamp of the unit in hand says, which is shown at `ticks`.
+    pub(crate) fn stamped(&self, ticks: u64) -> u64 {
+        ticks.saturating_add_signed(self.stamp_error)
     }
 
     /// The next unit of a live feed.
@@ -337,6 +349,7 @@ mod tests {
         Arc::new(Clip {
             units: (0..units).map(unit).collect(),
             shown_later: Vec::new(),
+            times: Times::Presentation,
             ticks: 3000,
             clock_rate: 90_000,
             size: (64, 64),
