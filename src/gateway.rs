@@ -12,7 +12,8 @@ use crate::{
     config::{self, Config},
     hls,
     http::{self, AppState, PublishTokens, Readiness, Server, ServerError, SessionsView},
-    pipeline::{self, PipelineError, Pipelines},
+    media::{AudioFormat, Codec, MediaKind},
+    pipeline::{self, PipelineError, Pipelines, Text},
     recording::{self, RecordingError, Store},
     session::{self, Sessions},
     telemetry::Metrics,
@@ -116,7 +117,10 @@ impl Gateway {
     /// The first thing that cannot be had.
     pub async fn load(config: Config) -> Result<Self, GatewayError> {
         http::install_crypto_provider();
-        let pipelines = Arc::new(Pipelines::load(config.pipelines.dir.as_deref())?);
+        let pipelines = Arc::new(Pipelines::load_only(
+            config.pipelines.dir.as_deref(),
+            &pipeline_texts(&config),
+        )?);
         let recordings = config
             .recording
             .enabled
@@ -133,6 +137,7 @@ impl Gateway {
                 .map(PublicAddress::Ip)
                 .collect(),
             video_codecs: config.webrtc.video_codecs.clone(),
+            transcoded_codecs: transcoded_codecs(&config),
             ..WebRtcConfig::default()
         })
         .await?;
@@ -237,6 +242,32 @@ impl Gateway {
     }
 }
 
+/// The pipeline texts that a configuration needs, and with them their GStreamer elements.
+pub fn pipeline_texts(config: &Config) -> Vec<Text> {
+    let passed_through = Codec::ALL
+        .into_iter()
+        .filter(|codec| codec.transcoded_to().is_none());
+    let codecs: Vec<_> = passed_through.chain(transcoded_codecs(config)).collect();
+    let aac = config.hls.audio.contains(&AudioFormat::Aac);
+    let sound = codecs
+        .iter()
+        .filter(|codec| aac && codec.kind() == MediaKind::Audio);
+    codecs
+        .iter()
+        .copied()
+        .map(Text::Main)
+        .chain(sound.copied().map(Text::Aac))
+        .collect()
+}
+
+/// What is taken by transcoding, best first.
+fn transcoded_codecs(config: &Config) -> Vec<Codec> {
+    let vp8 = config.webrtc.transcode_vp8.then_some(Codec::Vp8);
+    vp8.into_iter()
+        .chain(config.webrtc.transcode_audio.iter().copied())
+        .collect()
+}
+
 fn open_recordings(config: &Config) -> Result<Arc<Store>, RecordingError> {
     let store = Store::open(
         config.storage.data_dir.join("recordings"),
@@ -263,6 +294,7 @@ fn session_settings(config: &Config) -> session::Settings {
             part_duration: config.hls.part_duration,
             segment_duration: config.hls.segment_duration,
             window: config.hls.window,
+            audio: config.hls.audio.clone(),
             max_waiters: config.limits.waiters,
             ..hls::Settings::default()
         },

@@ -13,6 +13,7 @@
 //! | `rendition`, `segment` | parts become segments; the sliding window |
 //! | `alignment` | discontinuities over all renditions |
 //! | `playlist`, `multivariant` | texts, pure |
+//! | `outline` | what the multivariant playlist says of the renditions |
 //! | `name`, `directives` | names and queries, pure |
 
 mod alignment;
@@ -22,6 +23,7 @@ mod document;
 mod error;
 mod multivariant;
 mod name;
+mod outline;
 mod playlist;
 mod reader;
 mod rendition;
@@ -31,10 +33,12 @@ mod stream;
 
 use std::time::Duration;
 
+use crate::media::AudioFormat;
+
 pub use directives::BlockingReload;
 pub use document::{Chunk, Document, Resource};
 pub use error::HlsError;
-pub use name::{Item, Name, StreamKey};
+pub use name::{Item, Name, RenditionId, StreamKey};
 pub use status::{RenditionStatus, State, Status};
 pub use stream::{PartKey, Stream};
 
@@ -47,6 +51,9 @@ pub struct Settings {
     pub segment_duration: Duration,
     /// How much complete media the playlists list at least; never less than three target durations.
     pub window: Duration,
+    /// The forms in which sound is listed, the preferred one first. AAC is listed without being there, and then made
+    /// while [`Stream::is_wanted`] says so.
+    pub audio: Vec<AudioFormat>,
     /// How many requests may be blocked at once.
     pub max_waiters: usize,
     /// How long the multivariant playlist waits for the tracks that are missing once the first one is there.
@@ -64,12 +71,21 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// How long a rendition that is made on demand goes on after the last request for it: longer than any request may
+    /// be blocked.
+    fn demand_lasts(&self) -> Duration {
+        Duration::from_secs(10).max(Duration::from_secs(4 * self.target_duration()))
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             part_duration: Duration::from_millis(200),
             segment_duration: Duration::from_secs(2),
             window: Duration::from_secs(30),
+            audio: vec![AudioFormat::Opus],
             max_waiters: 1000,
             join_wait: Duration::from_secs(2),
             start_wait: Duration::from_secs(5),

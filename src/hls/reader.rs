@@ -16,10 +16,11 @@ use tokio::{
 };
 
 use super::{
-    BlockingReload, Document, HlsError, Item, Name, Resource, Stream,
+    BlockingReload, Document, HlsError, Item, Name, RenditionId, Resource, Stream,
     rendition::Rendition,
     stream::{Shared, State},
 };
+use crate::media::AudioFormat;
 
 /// What a look at the state came to.
 enum Step<T> {
@@ -50,17 +51,21 @@ impl Stream {
         let shared = &*self.0;
         self.wait_for(Patience::Start, |state, now| {
             if state.ended {
-                return Step::Done(state.multivariant(&shared.key).ok_or(HlsError::NotFound));
+                return Step::Done(
+                    state
+                        .multivariant(&shared.key, &shared.settings.audio)
+                        .ok_or(HlsError::NotFound),
+                );
             }
             let missing = state
                 .renditions
                 .iter()
-                .any(|r| r.expected && !r.has_media());
+                .any(|r| r.expected && !r.has_media() && !r.is_on_demand());
             let last_chance = state.first_media.map(|at| at + shared.settings.join_wait);
             if missing && last_chance.is_none_or(|at| now < at) {
                 return Step::Wait(shared.structure_changed.subscribe(), last_chance);
             }
-            match state.multivariant(&shared.key) {
+            match state.multivariant(&shared.key, &shared.settings.audio) {
                 Some(document) => Step::Done(Ok(document)),
                 None => Step::Wait(shared.structure_changed.subscribe(), None),
             }
@@ -88,14 +93,20 @@ impl Stream {
             Some(_) => Patience::Media,
             None => Patience::Segment,
         };
-        self.wait_for(patience, |state, _| {
+        self.wait_for(patience, |state, now| {
             let index = match find(state, rendition, shared) {
                 Ok(index) => index,
                 Err(step) => return step,
             };
-            let found = &state.renditions[index];
+            let found = &mut state.renditions[index];
+            found.asked_for = Some(now);
+            let found = &*found;
             let ready = match reload.msn {
                 _ if state.ended => found.has_media().then_some(()).ok_or(HlsError::NotFound),
+                // What its numbers will be is known once it is there.
+                Some(_) if found.is_on_demand() && !found.has_media() => {
+                    return Step::Wait(found.changed.subscribe(), None);
+                }
                 Some(msn) => match is_there(found, msn, reload.part) {
                     Ok(true) => Ok(()),
                     Ok(false) => return Step::Wait(found.changed.subscribe(), None),
@@ -123,10 +134,12 @@ impl Stream {
             .ok_or(HlsError::NotFound)?
             .item;
         self.wait_for(Patience::Media, |state, now| {
-            let found = state.renditions.iter().find(|r| r.name == rendition);
+            let found = state.renditions.iter_mut().find(|r| r.name == rendition);
             let Some(found) = found else {
                 return Step::Done(Err(HlsError::NotFound));
             };
+            found.asked_for = Some(now);
+            let found = &*found;
             let chunks = match item {
                 Item::Init(number) => found.init_chunk(number).map(|chunk| vec![chunk]),
                 Item::Segment(msn) => found.segment_chunks(msn, now),
@@ -201,7 +214,11 @@ impl Patience {
 fn find<T>(state: &State, name: &str, shared: &Shared) -> Result<usize, Step<T>> {
     let found = state.renditions.iter().position(|r| r.name == name);
     found.ok_or_else(|| {
-        if state.renditions.is_empty() && !state.ended && matches!(name, "video" | "audio") {
+        let may_come = match RenditionId::named(name) {
+            Some(RenditionId::Aac) => shared.settings.audio.contains(&AudioFormat::Aac),
+            known => known.is_some(),
+        };
+        if state.renditions.is_empty() && !state.ended && may_come {
             Step::Wait(shared.structure_changed.subscribe(), None)
         } else {
             Step::Done(Err(HlsError::NotFound))

@@ -1,6 +1,8 @@
 //! One rendition: turns parts into segments, keeps the sliding window, and finds what is asked for. Pure but for the
 //! instants it is given; who waits for what is decided elsewhere.
 
+mod on_demand;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -10,7 +12,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Settings,
+    RenditionId, Settings,
     alignment::Alignment,
     bitrate::Bitrate,
     document::{Chunk, Document},
@@ -22,7 +24,8 @@ use crate::media::{FileRange, InitSegment, MediaKind, Part};
 /// The media of one rendition and what its playlist says of it.
 #[derive(Debug)]
 pub(super) struct Rendition {
-    /// Directory of its playlist: `video` or `audio`.
+    pub(super) id: RenditionId,
+    /// Directory of its playlist.
     pub(super) name: &'static str,
     pub(super) kind: MediaKind,
     /// The present publication has it.
@@ -34,11 +37,16 @@ pub(super) struct Rendition {
     /// The same, as a delta update.
     pub(super) delta: Option<(u64, Arc<Document>)>,
     pub(super) bitrate: Bitrate,
+    /// When somebody last asked for it.
+    pub(super) asked_for: Option<Instant>,
     /// When the newest part came.
     pub(super) last_part: Option<Instant>,
     target_duration: u64,
     window: Duration,
     part_duration: Duration,
+    segment_duration: Duration,
+    /// There is media, and more is to come.
+    started: bool,
     /// In force for the next part.
     init: Option<Init>,
     next_init: u64,
@@ -58,6 +66,8 @@ pub(super) struct Rendition {
     longest_part: Duration,
     /// Discontinuity sequence number of the newest part.
     discontinuity: u64,
+    /// The one of the part to come, if that is the first after [`Self::join`].
+    joined_at: Option<u64>,
     /// `EXT-X-DISCONTINUITY-SEQUENCE`.
     discontinuity_sequence: u64,
     all_independent: bool,
@@ -74,22 +84,26 @@ pub(super) struct Pushed {
 }
 
 impl Rendition {
-    pub(super) fn new(kind: MediaKind, settings: &Settings) -> Self {
+    pub(super) fn new(id: RenditionId, settings: &Settings) -> Self {
         let target_duration = settings.target_duration();
         Self {
-            name: kind.as_str(),
-            kind,
+            id,
+            name: id.as_str(),
+            kind: id.kind(),
             expected: true,
             changed: Arc::new(watch::Sender::new(())),
             full: None,
             delta: None,
             bitrate: Bitrate::default(),
+            asked_for: None,
             last_part: None,
             target_duration,
             window: settings
                 .window
                 .max(Duration::from_secs(3 * target_duration)),
             part_duration: settings.part_duration,
+            segment_duration: settings.segment_duration,
+            started: false,
             init: None,
             next_init: 0,
             segments: VecDeque::new(),
@@ -102,6 +116,7 @@ impl Rendition {
             longest_playlist: Duration::ZERO,
             longest_part: Duration::ZERO,
             discontinuity: 0,
+            joined_at: None,
             discontinuity_sequence: 0,
             all_independent: true,
             warned_segment: false,
@@ -122,6 +137,11 @@ impl Rendition {
         true
     }
 
+    /// Is made only while somebody asks for it, so it comes later than others and goes again.
+    pub(super) fn is_on_demand(&self) -> bool {
+        self.id == RenditionId::Aac
+    }
+
     /// Takes the next part; `None` if there was no init segment before it.
     pub(super) fn push_part(
         &mut self,
@@ -132,9 +152,9 @@ impl Rendition {
     ) -> Option<Pushed> {
         let init = self.init.clone()?;
         let duration = ticks(part.duration, init.segment.timescale);
-        let first = self.next_part == 0;
+        let first = !std::mem::replace(&mut self.started, true);
         let discontinuity = if first {
-            self.discontinuity = alignment.current();
+            self.discontinuity = self.joined_at.take().unwrap_or(alignment.current());
             self.discontinuity_sequence = self.discontinuity;
             false
         } else {
@@ -283,12 +303,12 @@ impl Rendition {
 
     /// Has an init segment and a part.
     pub(super) fn has_media(&self) -> bool {
-        self.next_part > 0
+        self.started
     }
 
     /// Has a complete segment.
     pub(super) fn has_segment(&self) -> bool {
-        self.next_msn > 0
+        !self.segments.is_empty()
     }
 
     /// Media sequence number of the segment in progress, or of the one to come.
@@ -457,7 +477,7 @@ impl Rendition {
 }
 
 /// Media time in units of a timescale as a duration, to the nanosecond.
-fn ticks(ticks: u64, timescale: u32) -> Duration {
+pub(super) fn ticks(ticks: u64, timescale: u32) -> Duration {
     let nanos = u128::from(ticks) * 1_000_000_000 / u128::from(timescale.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }

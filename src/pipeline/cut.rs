@@ -15,7 +15,8 @@
 //!   nothing drifts. It makes 200 ms parts possible at every constant rate from 24 pictures per second up.
 //! * A video segment starts at a keyframe once it is long enough; when no keyframe comes in time, it starts at the last
 //!   access unit that keeps the one before it within [`Limits::hard`].
-//! * An audio segment starts at the access unit nearest to a multiple of [`Limits::segment`] since the track's start.
+//! * An audio segment starts at the access unit nearest to a multiple of [`Limits::segment`] since the track's start, or
+//!   since [`Cutter::counting_from`].
 
 use std::time::Duration;
 
@@ -119,6 +120,19 @@ impl Cutter {
             spacing: 0,
             next_multiple: decode_time + limits.segment,
         }
+    }
+
+    /// The same, with multiples of the segment duration counted from `origin`, before or after the start. The first one
+    /// less than half a part after the start is passed over.
+    pub(crate) fn counting_from(mut self, origin: u64) -> Self {
+        let least = self.segment_start + self.limits.part / 2;
+        let segment = self.limits.segment;
+        self.next_multiple = if origin >= least {
+            origin - (origin - least) / segment * segment
+        } else {
+            origin + (least - origin).div_ceil(segment) * segment
+        };
+        self
     }
 
     /// Decides about the next access unit, which starts at `decode_time` (later than the one before).

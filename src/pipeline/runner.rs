@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use gst::prelude::*;
 use gstreamer as gst;
 
@@ -21,10 +20,9 @@ use super::{
     Output, START_OFFSET, Settings,
     description::{Description, Elements, error_text},
     error::PipelineError,
-    mux::{self, PartMeta},
-    payload, rtp,
+    made, mux, payload, rtp,
 };
-use crate::media::{InitSegment, Part, RtpPacket, TrackInfo};
+use crate::media::{InitSegment, RtpPacket, TrackInfo};
 
 /// How long draining may take. The built-in texts drain within the call; one with a queue in it needs a moment.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,6 +43,8 @@ pub struct Pipeline {
     description: Arc<Description>,
     caps: gst::Caps,
     settings: Settings,
+    /// Where a segment of sound starts, with the offset, if that is given from outside.
+    segment_origin: Option<Duration>,
     shared: Arc<Shared>,
     chain: Chain,
     /// Presentation time at which a keyframe is asked for if nothing has come out by then.
@@ -83,6 +83,7 @@ impl Pipeline {
         description: Arc<Description>,
         track: &TrackInfo,
         settings: Settings,
+        segment_origin: Option<Duration>,
         output: OutputFn,
     ) -> Result<Self, PipelineError> {
         let shared = Arc::new(Shared {
@@ -96,11 +97,12 @@ impl Pipeline {
             wake: Condvar::new(),
         });
         let caps = rtp::caps(track);
-        let chain = Chain::start(&description, &caps, &settings, &shared)?;
+        let chain = Chain::start(&description, &caps, &settings, segment_origin, &shared)?;
         Ok(Self {
             description,
             caps,
             settings,
+            segment_origin,
             shared,
             chain,
             ask_at: None,
@@ -128,7 +130,7 @@ impl Pipeline {
             tracing::debug!(pts, "dropping a packet from before the stream's zero");
             return Ok(());
         };
-        if !payload::is_sound(self.description.codec(), &packet.payload) {
+        if !payload::is_sound(self.description.made_of().codec(), &packet.payload) {
             tracing::debug!(packet.sequence_number, "dropping a malformed packet");
             return Ok(());
         }
@@ -161,6 +163,7 @@ impl Pipeline {
     /// # Errors
     /// The pipeline has failed, or does not drain, or cannot be built anew.
     pub fn discontinuity(&mut self) -> Result<(), PipelineError> {
+        self.segment_origin = None;
         self.drain()?;
         self.restart()
     }
@@ -170,7 +173,13 @@ impl Pipeline {
     fn restart(&mut self) -> Result<(), PipelineError> {
         self.shared.flowing.store(false, Ordering::Release);
         self.ask_at = None;
-        self.chain = Chain::start(&self.description, &self.caps, &self.settings, &self.shared)?;
+        self.chain = Chain::start(
+            &self.description,
+            &self.caps,
+            &self.settings,
+            self.segment_origin,
+            &self.shared,
+        )?;
         Ok(())
     }
 
@@ -212,7 +221,7 @@ impl Pipeline {
             .wait_timeout_while(lock(&self.shared.drained), DRAIN_TIMEOUT, |d| !*d)
             .unwrap_or_else(PoisonError::into_inner);
         if !*drained {
-            return Err(PipelineError::Stuck(self.description.codec()));
+            return Err(PipelineError::Stuck(self.description.made_of()));
         }
         drop(drained);
         self.check()
@@ -247,7 +256,7 @@ impl Pipeline {
         self.shared
             .fail(complaint.unwrap_or_else(|| message.to_owned()));
         PipelineError::Failed {
-            codec: self.description.codec(),
+            text: self.description.made_of(),
             message: lock(&self.shared.failure).clone().unwrap_or_default(),
         }
     }
@@ -258,6 +267,7 @@ impl Chain {
         description: &Description,
         caps: &gst::Caps,
         settings: &Settings,
+        segment_origin: Option<Duration>,
         shared: &Arc<Shared>,
     ) -> Result<Self, PipelineError> {
         let Elements {
@@ -268,6 +278,9 @@ impl Chain {
         } = description.build()?;
         mux.set_property("part-duration", nanoseconds(settings.part_duration));
         mux.set_property("segment-duration", nanoseconds(settings.segment_duration));
+        if let Some(origin) = segment_origin {
+            mux.set_property("segment-origin", nanoseconds(origin));
+        }
         mux.set_property("track-id", settings.track_id.max(1));
         // Buffers cannot carry negative times, so the offset is already in what is pushed.
         mux.set_property("start-offset", 0_u64);
@@ -303,7 +316,7 @@ impl Chain {
         }
         let segment = gst::FormattedSegment::<gst::ClockTime>::new();
         for event in [
-            gst::event::StreamStart::new(description.codec().as_str()),
+            gst::event::StreamStart::new(&description.made_of().to_string()),
             gst::event::Caps::new(caps),
             gst::event::Segment::new(&segment),
         ] {
@@ -328,7 +341,7 @@ impl Drop for Chain {
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipeline")
-            .field("codec", &self.description.codec())
+            .field("text", &self.description.made_of())
             .finish_non_exhaustive()
     }
 }
@@ -356,9 +369,9 @@ impl Shared {
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let output = if buffer.flags().contains(gst::BufferFlags::HEADER) {
-            init_segment(pad, buffer)
+            made::init_segment(pad, buffer)
         } else {
-            part(buffer)
+            made::part(buffer)
         };
         self.flowing.store(true, Ordering::Release);
         if let Some(Output::Init(init)) = &output {
@@ -436,42 +449,6 @@ fn watch_bus(pipeline: &gst::Pipeline, shared: &Arc<Shared>) {
         }
         gst::BusSyncReply::Drop
     });
-}
-
-fn init_segment(pad: &gst::Pad, buffer: gst::Buffer) -> Option<Output> {
-    let caps = pad.current_caps()?;
-    let structure = caps.structure(0)?;
-    let size = |name: &str| structure.get::<u32>(name).ok();
-    Some(Output::Init(InitSegment {
-        bytes: bytes(buffer)?,
-        codecs: structure.get("codecs").ok()?,
-        timescale: structure.get("timescale").ok()?,
-        resolution: size("width").zip(size("height")),
-        channels: size("channels")
-            .and_then(|c| u8::try_from(c).ok())
-            .unwrap_or(0),
-    }))
-}
-
-fn part(buffer: gst::Buffer) -> Option<Output> {
-    let meta = PartMeta::of(&buffer)?;
-    Some(Output::Part(Part {
-        bytes: bytes(buffer)?,
-        decode_time: meta.decode_time,
-        presentation_time: meta.presentation_time,
-        duration: meta.duration,
-        samples: meta.samples,
-        independent: meta.independent,
-        starts_segment: meta.starts_segment,
-        discontinuity: meta.discontinuity,
-    }))
-}
-
-/// The buffer's memory, without a copy.
-fn bytes(buffer: gst::Buffer) -> Option<Bytes> {
-    Some(Bytes::from_owner(
-        buffer.into_mapped_buffer_readable().ok()?,
-    ))
 }
 
 fn nanoseconds(d: Duration) -> u64 {

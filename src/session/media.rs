@@ -19,7 +19,7 @@ use super::{
 use crate::{
     hls,
     id::SessionId,
-    media::{MediaKind, TrackInfo},
+    media::{AudioFormat, MediaKind, TrackInfo},
     pipeline::Pipelines,
     recording,
     telemetry::Metrics,
@@ -170,6 +170,7 @@ impl Media {
             self.settings.pipeline,
             self.settings.keyframe_interval,
             now.saturating_duration_since(self.stream_start),
+            self.makes_aac(),
         );
         if let Some(outputs) = &mut self.outputs {
             outputs.begin(kinds, publication.started());
@@ -179,6 +180,10 @@ impl Media {
         self.publication = Some(publication);
         self.board.lock().over_since = None;
         self.next_status = now;
+    }
+
+    fn makes_aac(&self) -> bool {
+        self.settings.hls.audio.contains(&AudioFormat::Aac)
     }
 
     fn publication_ended(&mut self, id: PublicationId, reason: &EndReason, now: Instant) {
@@ -237,6 +242,9 @@ impl Media {
                     outputs.part(kind, part, at, now);
                 }
                 Made::Pause(kind) => outputs.pause(kind),
+                Made::AacInit(init) => outputs.aac_init(init),
+                Made::AacPart(part, at) => outputs.aac_part(part, at),
+                Made::AacLeft => outputs.leave_aac(),
                 Made::KeyframeRequest(track) => {
                     if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
                         transport.request_keyframe(track);
@@ -374,6 +382,14 @@ impl Actor for Media {
         let span = self.span.clone();
         let _entered = span.enter();
         let mut deadline = None;
+        if self.makes_aac()
+            && let Some(outputs) = &mut self.outputs
+        {
+            let wanted = outputs.wants_aac();
+            if let Some(publication) = &mut self.publication {
+                publication.want_aac(wanted);
+            }
+        }
         if let Some(publication) = &mut self.publication {
             deadline = publication.poll(now, &mut self.made);
         }

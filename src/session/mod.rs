@@ -6,6 +6,7 @@
 //! [`Sessions`] owns them all: it makes a session when somebody publishes, answers for it while it lives, and lets go of
 //! it some time after its end. The media of each runs as an actor on the media workers.
 
+mod aac;
 mod media;
 mod outputs;
 mod publication;

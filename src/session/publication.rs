@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use super::aac::{self, Aac};
 use crate::{
     media::{
         InitSegment, MediaKind, Monotonic, Part, RtpPacket, SenderReport, TrackIndex, TrackInfo,
@@ -33,6 +34,12 @@ pub(super) enum Made {
     Part(MediaKind, Part, SystemTime),
     /// Nothing more of this track for a while.
     Pause(MediaKind),
+    /// The next AAC parts need this init segment.
+    AacInit(InitSegment),
+    /// A part of AAC, and the wall-clock time of its earliest sound.
+    AacPart(Part, SystemTime),
+    /// What follows in AAC has nothing to do with what there is.
+    AacLeft,
     /// A keyframe is wanted now.
     KeyframeRequest(TrackIndex),
 }
@@ -64,6 +71,8 @@ pub(super) struct Publication {
     zero_wall: Option<SystemTime>,
     timeline: Timeline,
     tracks: Vec<Track>,
+    /// If it is configured and there is sound.
+    aac: Option<Aac>,
     pipelines: Arc<Pipelines>,
     settings: pipeline::Settings,
     failure: Option<String>,
@@ -89,7 +98,8 @@ pub(super) struct TrackStatus {
 }
 
 impl Publication {
-    /// Starts the pipelines of these tracks. `base` is the age of the session's playlist.
+    /// Starts the pipelines of these tracks. `base` is the age of the session's playlist; `with_aac` permits AAC beside
+    /// Opus.
     pub(super) fn start(
         id: PublicationId,
         tracks: &[TrackInfo],
@@ -97,6 +107,7 @@ impl Publication {
         settings: pipeline::Settings,
         keyframe_interval: Duration,
         base: Duration,
+        with_aac: bool,
     ) -> Self {
         let clocks: Vec<_> = tracks
             .iter()
@@ -113,6 +124,10 @@ impl Publication {
             zero_wall: None,
             timeline: Timeline::new(timeline::Settings::default(), &clocks),
             tracks: Vec::with_capacity(tracks.len()),
+            aac: tracks
+                .iter()
+                .position(|info| with_aac && info.codec.kind() == MediaKind::Audio)
+                .map(|index| Aac::new(index, tracks[index].clone())),
             pipelines,
             settings,
             failure: None,
@@ -172,6 +187,13 @@ impl Publication {
         self.failure.as_deref()
     }
 
+    /// Whether somebody plays the AAC.
+    pub(super) fn want_aac(&mut self, wanted: bool) {
+        if let Some(aac) = &mut self.aac {
+            aac.want(wanted);
+        }
+    }
+
     fn since_epoch(&self, at: Instant) -> Monotonic {
         at.saturating_duration_since(self.epoch)
     }
@@ -222,6 +244,8 @@ impl Publication {
             }
             self.collect(index, made);
         }
+        let aac = self.aac.as_mut().map(Aac::finish);
+        self.collect_aac(aac, made);
     }
 
     fn event(&mut self, event: Event, now: Monotonic, made: &mut Vec<Made>) {
@@ -242,6 +266,13 @@ impl Publication {
                 self.drive(track, made, |pipeline| {
                     pipeline.push(&packet, pts, after_loss)
                 });
+                let settings = self.settings_of(MediaKind::Audio);
+                let aac = self
+                    .aac
+                    .as_mut()
+                    .filter(|aac| aac.track == track)
+                    .map(|aac| aac.packet(&self.pipelines, &settings, &packet, pts, after_loss));
+                self.collect_aac(aac, made);
             }
             Event::Lost { track, packets } => {
                 tracing::debug!(track, packets, "packets lost");
@@ -252,9 +283,11 @@ impl Publication {
             Event::Discontinuity { track } => {
                 tracing::info!(track, "the track's timestamps jumped");
                 self.drive(track, made, Pipeline::discontinuity);
+                self.interrupt_aac(track, made);
             }
             Event::Idle { track } => {
                 self.drive(track, made, Pipeline::end_part);
+                self.interrupt_aac(track, made);
                 made.push(Made::Pause(self.tracks[track].info.codec.kind()));
             }
         }
@@ -283,16 +316,39 @@ impl Publication {
         }
     }
 
-    fn start_pipeline(&mut self, index: TrackIndex) {
-        let track = &mut self.tracks[index];
-        let collector = Arc::clone(&track.collector);
-        let settings = pipeline::Settings {
-            track_id: match track.info.codec.kind() {
+    fn interrupt_aac(&mut self, track: TrackIndex, made: &mut Vec<Made>) {
+        let aac = self.aac.as_mut().filter(|aac| aac.track == track);
+        let aac = aac.map(Aac::discontinuity);
+        self.collect_aac(aac, made);
+    }
+
+    fn collect_aac(&self, outputs: Option<Vec<aac::Made>>, made: &mut Vec<Made>) {
+        made.extend(outputs.into_iter().flatten().map(|output| match output {
+            aac::Made::Init(init) => Made::AacInit(init),
+            aac::Made::Part(part, pts) => Made::AacPart(part, self.wall_time(pts)),
+            aac::Made::Left => Made::AacLeft,
+        }));
+    }
+
+    /// Wall-clock time of a presentation time in ns.
+    fn wall_time(&self, pts: i64) -> SystemTime {
+        shift(self.zero_wall.unwrap_or(self.epoch_wall), pts)
+    }
+
+    fn settings_of(&self, kind: MediaKind) -> pipeline::Settings {
+        pipeline::Settings {
+            track_id: match kind {
                 MediaKind::Video => 1,
                 MediaKind::Audio => 2,
             },
             ..self.settings
-        };
+        }
+    }
+
+    fn start_pipeline(&mut self, index: TrackIndex) {
+        let settings = self.settings_of(self.tracks[index].info.codec.kind());
+        let track = &mut self.tracks[index];
+        let collector = Arc::clone(&track.collector);
         let started = self.pipelines.start(&track.info, &settings, move |output| {
             collector
                 .lock()
@@ -325,9 +381,7 @@ impl Publication {
                     made.push(Made::Init(kind, init));
                 }
                 Output::Part(part) => {
-                    let offset =
-                        i64::try_from(pipeline::START_OFFSET.as_nanos()).unwrap_or_default();
-                    let pts = nanos(part.presentation_time, track.timescale) - offset;
+                    let pts = pipeline::presentation_nanos(&part, track.timescale);
                     if let Some(demand) = &mut track.demand {
                         if part.independent {
                             demand.keyframe(pts);
@@ -335,6 +389,13 @@ impl Publication {
                         if part.starts_segment {
                             demand.segment(pts);
                         }
+                    }
+                    if let Some(aac) = &mut self.aac
+                        && part.starts_segment
+                        && aac.track == index
+                    {
+                        let start = u64::try_from(pts).unwrap_or(0);
+                        aac.segment(Duration::from_nanos(start) + pipeline::START_OFFSET);
                     }
                     let at = shift(self.zero_wall.unwrap_or(self.epoch_wall), pts);
                     made.push(Made::Part(kind, part, at));
@@ -347,11 +408,6 @@ impl Publication {
             }
         }
     }
-}
-
-fn nanos(time: u64, timescale: u32) -> i64 {
-    let nanos = u128::from(time) * 1_000_000_000 / u128::from(timescale.max(1));
-    i64::try_from(nanos).unwrap_or(i64::MAX)
 }
 
 fn shift(time: SystemTime, nanos: i64) -> SystemTime {
