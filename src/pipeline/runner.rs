@@ -146,6 +146,14 @@ impl Pipeline {
         }
     }
 
+    /// Makes the next picture a keyframe where the text has an encoder; others take no notice.
+    pub fn force_keyframe(&mut self) {
+        let event = gstreamer_video::DownstreamForceKeyUnitEvent::builder()
+            .all_headers(true)
+            .build();
+        self.chain.input.push_event(event);
+    }
+
     /// Closes the part in hand, because nothing has come for a while. The timeline goes on where it ended if the pause
     /// turns out to be short.
     ///

@@ -10,6 +10,7 @@ mod aac;
 mod media;
 mod outputs;
 mod publication;
+mod repair;
 mod status;
 mod worker;
 

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::aac::{self, Aac};
+use super::{
+    aac::{self, Aac},
+    repair::Repair,
+};
 use crate::{
     media::{
         InitSegment, MediaKind, Monotonic, Part, RtpPacket, SenderReport, TrackIndex, TrackInfo,
@@ -58,6 +61,19 @@ struct Track {
     resolution: Option<(u32, u32)>,
     /// Only for video.
     demand: Option<KeyframeDemand>,
+    /// Only for video that is transcoded: then [`Self::demand`] is for our own encoder.
+    repair: Option<Repair>,
+}
+
+impl Track {
+    /// The publisher has to send a keyframe before pictures can be decoded (again).
+    fn needs_keyframe(&mut self) {
+        if let Some(repair) = &mut self.repair {
+            repair.need();
+        } else if let Some(demand) = &mut self.demand {
+            demand.lost();
+        }
+    }
 }
 
 /// The media state of one publication.
@@ -146,6 +162,8 @@ impl Publication {
                 timescale: info.clock_rate,
                 restarts: 0,
                 resolution: None,
+                repair: (demand.is_some() && info.codec.transcoded_to().is_some())
+                    .then(Repair::default),
                 demand,
             });
         }
@@ -224,10 +242,24 @@ impl Publication {
             let Some(demand) = &mut track.demand else {
                 continue;
             };
-            if demand.poll(monotonic) {
+            let wanted = demand.poll(monotonic);
+            let wanted_of_publisher = match &mut track.repair {
+                None => wanted,
+                Some(repair) => {
+                    if let Some(pipeline) = track.pipeline.as_mut().filter(|_| wanted) {
+                        pipeline.force_keyframe();
+                    }
+                    repair.poll(monotonic)
+                }
+            };
+            if wanted_of_publisher {
                 made.push(Made::KeyframeRequest(index));
             }
-            deadline = [deadline, demand.deadline()].into_iter().flatten().min();
+            let repair = track.repair.as_ref().and_then(Repair::deadline);
+            deadline = [deadline, demand.deadline(), repair]
+                .into_iter()
+                .flatten()
+                .min();
         }
         deadline.map(|deadline| self.epoch + deadline)
     }
@@ -276,9 +308,7 @@ impl Publication {
             }
             Event::Lost { track, packets } => {
                 tracing::debug!(track, packets, "packets lost");
-                if let Some(demand) = &mut self.tracks[track].demand {
-                    demand.lost();
-                }
+                self.tracks[track].needs_keyframe();
             }
             Event::Discontinuity { track } => {
                 tracing::info!(track, "the track's timestamps jumped");
@@ -400,11 +430,7 @@ impl Publication {
                     let at = shift(self.zero_wall.unwrap_or(self.epoch_wall), pts);
                     made.push(Made::Part(kind, part, at));
                 }
-                Output::KeyframeWanted => {
-                    if let Some(demand) = &mut track.demand {
-                        demand.lost();
-                    }
-                }
+                Output::KeyframeWanted => track.needs_keyframe(),
             }
         }
     }

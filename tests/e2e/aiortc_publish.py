@@ -1,4 +1,7 @@
-"""Publishes a moving picture and a tone over WHIP with aiortc: aiortc_publish.py URL SECONDS."""
+"""Publishes a moving picture and a tone over WHIP with aiortc: aiortc_publish.py URL SECONDS [VIDEO AUDIO].
+
+The last two are the codecs to offer, H264 and opus if they are left out.
+"""
 
 import asyncio
 import fractions
@@ -48,13 +51,19 @@ def request(method, url, body=None):
     )
 
 
-async def main(url, seconds):
+def offer_only(transceiver, kind, name):
+    capabilities = type(transceiver.sender).getCapabilities(kind).codecs
+    chosen = [c for c in capabilities if c.mimeType.lower() == f"{kind}/{name}".lower()]
+    assert chosen, f"aiortc has no {name}: {[c.mimeType for c in capabilities]}"
+    transceiver.setCodecPreferences(chosen)
+
+
+async def main(url, seconds, video_codec="H264", audio_codec="opus"):
     pc = RTCPeerConnection()
     video = pc.addTransceiver(Bars(), direction="sendonly")
-    pc.addTransceiver(Tone(), direction="sendonly")
-    # aiortc prefers VP8, which is not accepted without transcoding.
-    capabilities = type(video.sender).getCapabilities("video").codecs
-    video.setCodecPreferences([c for c in capabilities if c.mimeType == "video/H264"])
+    audio = pc.addTransceiver(Tone(), direction="sendonly")
+    offer_only(video, "video", video_codec)
+    offer_only(audio, "audio", audio_codec)
     await pc.setLocalDescription(await pc.createOffer())
     response = await asyncio.to_thread(request, "POST", url, pc.localDescription.sdp.encode())
     assert response.status == 201, response.status
@@ -72,4 +81,4 @@ async def main(url, seconds):
     print("published")
 
 
-asyncio.run(main(sys.argv[1], float(sys.argv[2])))
+asyncio.run(main(sys.argv[1], float(sys.argv[2]), *sys.argv[3:]))

@@ -28,8 +28,8 @@ export async function ffmpegPublish(url, seconds, { token = '', keyframes = 60 }
 }
 
 /** Publishes with aiortc, whose WHIP side is the script beside this file. */
-export function aiortcPublish(url, seconds) {
-  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds)]);
+export function aiortcPublish(url, seconds, { video = 'H264', audio = 'opus' } = {}) {
+  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds), video, audio]);
 }
 
 /** Publishes with our own client; `args` are those of `whipgate-publisher`. */

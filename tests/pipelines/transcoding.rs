@@ -11,7 +11,7 @@ use crate::{
     Running, SETTINGS,
     boxes::{read_init, read_parts, segments},
     decode,
-    media::{self, Media},
+    media::{self, Media, Video},
     run,
 };
 
@@ -305,4 +305,77 @@ fn g711_and_g722_become_opus_and_aac_at_their_own_time() {
             &times,
         );
     }
+}
+
+#[test]
+fn vp8_becomes_h264_with_keyframes_where_they_are_wanted() {
+    let pipelines = Pipelines::load(None).unwrap();
+    let media = Video {
+        keyframes: 1_000,
+        ..Video::new(Codec::Vp8, 130)
+    }
+    .make();
+    let mut running = Running::start(&pipelines, &media, &SETTINGS);
+    let wanted = [47, 100];
+    let mut pictures = 0;
+    let mut last = None;
+    for (packet, pts) in &media.packets {
+        if last != Some(*pts) {
+            if wanted.contains(&pictures) {
+                running.pipeline.force_keyframe();
+            }
+            pictures += 1;
+            last = Some(*pts);
+        }
+        running.pipeline.push(packet, *pts, false).unwrap();
+    }
+    let collected = running.finish();
+    let (init, parts) = collected.single();
+    assert_eq!(init.codecs, "avc1.4d4015");
+    assert_eq!(init.resolution, Some((320, 240)));
+    read_init(init);
+    let samples = read_parts(parts, 1);
+    assert_eq!(samples.len(), 130);
+    let keyframes: Vec<_> = (0..samples.len()).filter(|i| samples[*i].sync).collect();
+    assert_eq!(keyframes, [0, 47, 100]);
+    // Nothing is reordered or late: a picture is shown at the time of its packets.
+    for (sample, index) in samples.iter().zip(0..) {
+        assert!((sample.presentation_time - 90_000 - index * 3_000).abs() <= 1);
+    }
+    assert_eq!(collected.keyframes_wanted, 0, "the publisher is left alone");
+    assert_eq!(decode(init, parts), 130);
+}
+
+#[test]
+fn lost_vp8_asks_the_publisher_and_shows_nothing_broken() {
+    let pipelines = Pipelines::load(None).unwrap();
+    let mut media = Video {
+        keyframes: 60,
+        ..Video::new(Codec::Vp8, 130)
+    }
+    .make();
+    let start = media.packets[0].1;
+    // The first picture, a keyframe, and the one after a second are lost.
+    let lost = [start, start + 1_000_000_000];
+    let mut after_loss = false;
+    let mut packets = Vec::new();
+    for (packet, pts) in std::mem::take(&mut media.packets) {
+        if lost.iter().any(|at| (pts - at).abs() < 10_000_000) {
+            after_loss = true;
+        } else {
+            packets.push((packet, pts, std::mem::take(&mut after_loss)));
+        }
+    }
+    let mut running = Running::start(&pipelines, &media, &SETTINGS);
+    for (packet, pts, after_loss) in &packets {
+        running.pipeline.push(packet, *pts, *after_loss).unwrap();
+    }
+    let collected = running.finish();
+    assert!(collected.keyframes_wanted > 0);
+    let (init, parts) = collected.single();
+    // Keyframes come at pictures 60 and 120: nothing before the first.
+    let samples = read_parts(parts, 1);
+    assert_eq!(samples[0].presentation_time, 90_000 + 60 * 3_000);
+    assert_eq!(samples.len(), 70);
+    assert_eq!(decode(init, parts), 70);
 }
