@@ -335,3 +335,38 @@ fn whip_endpoint(
             body_time: config.limits.body_timeout,
         }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_configured_needs_its_text() {
+        let texts = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            config.webrtc.transcode_audio.clear();
+            change(&mut config);
+            pipeline_texts(&config)
+        };
+        let passed_through = texts(|_| {});
+        assert_eq!(passed_through.len(), 5);
+        assert!(!passed_through.contains(&Text::Main(Codec::Vp8)));
+        let vp8 = texts(|config| config.webrtc.transcode_vp8 = true);
+        assert_eq!(vp8.last(), Some(&Text::Main(Codec::Vp8)));
+        let aac = texts(|config| config.hls.audio = vec![AudioFormat::Aac]);
+        assert_eq!(aac.last(), Some(&Text::Aac(Codec::Opus)));
+        assert_eq!(aac.len(), 6);
+        let both = texts(|config| {
+            config.hls.audio = vec![AudioFormat::Opus, AudioFormat::Aac];
+            config.webrtc.transcode_audio = vec![Codec::Pcmu];
+        });
+        assert_eq!(
+            both[5..],
+            [
+                Text::Main(Codec::Pcmu),
+                Text::Aac(Codec::Opus),
+                Text::Aac(Codec::Pcmu)
+            ]
+        );
+    }
+}
