@@ -11,6 +11,7 @@
 )]
 
 mod boxes;
+mod coverage;
 mod faults;
 mod media;
 mod streams;

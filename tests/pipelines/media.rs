@@ -178,7 +178,8 @@ pub(crate) fn file(codec: Codec, path: &std::path::Path) -> Media {
     )
 }
 
-fn packets(codec: Codec, chain: &str) -> Media {
+/// What the payloader at the end of a chain of elements makes.
+pub(crate) fn packets(codec: Codec, chain: &str) -> Media {
     whipgate::pipeline::init().expect("GStreamer starts");
     let text = format!("{chain} ! appsink name=out sync=false");
     let pipeline = gst::parse::launch(&text)
