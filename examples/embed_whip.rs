@@ -100,6 +100,7 @@ async fn count(
                 );
             }
             PublishEvent::Ended { reason, .. } => info!(name, %reason, packets, bytes, "ended"),
+            PublishEvent::Withdrawn { .. } => info!(name, "does not return"),
         }
     }
 }

@@ -24,6 +24,9 @@ use crate::{
     whip::{self, InvalidIceServer, WhipEndpoint},
 };
 
+/// Least length of a stream's first segment. Players begin when it is complete, and each needs two parts of it at least.
+const FIRST_SEGMENT: Duration = Duration::from_millis(400);
+
 /// How long recordings may take to be completed at shutdown.
 const RECORDINGS_LIMIT: Duration = Duration::from_secs(5);
 
@@ -293,6 +296,7 @@ fn session_settings(config: &Config) -> session::Settings {
         hls: hls::Settings {
             part_duration: config.hls.part_duration,
             segment_duration: config.hls.segment_duration,
+            first_segment: FIRST_SEGMENT.min(config.hls.segment_duration),
             window: config.hls.window,
             audio: config.hls.audio.clone(),
             max_waiters: config.limits.waiters,
@@ -305,6 +309,7 @@ fn session_settings(config: &Config) -> session::Settings {
         },
         keyframe_interval: config.keyframe_interval(),
         reconnect_grace: config.session.reconnect_grace,
+        checkpoints: Some(config.storage.data_dir.join("state").join("playlists")),
         max_sessions: config.session.max_sessions,
         known_sessions: config.session.known_sessions.clone(),
         workers: thread::available_parallelism().map_or(2, usize::from),

@@ -3,7 +3,11 @@
 //! Owns names, units and labels of every metric. A session id is never a label: ids come from outside and without
 //! bound. Must not know who counts; the counters are handed out as plain fields.
 
-use std::{fmt, fs, sync::Arc, time::SystemTime};
+use std::{
+    fmt, fs,
+    sync::{Arc, atomic::AtomicU64},
+    time::SystemTime,
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -122,6 +126,12 @@ pub struct Metrics {
     registry: Registry,
     /// `whipgate_sessions`: sessions there are, by state; set at each scrape.
     pub sessions: Family<StateLabel, Gauge>,
+    /// `whipgate_av_offset_max_seconds`: largest offset of sound against picture, of all sessions and without its sign;
+    /// set at each scrape.
+    pub av_offset_max: Gauge<f64, AtomicU64>,
+    /// `whipgate_av_offset_uncertain_sessions`: sessions whose offset is known to no better than 20 ms; set at each
+    /// scrape.
+    pub av_offset_uncertain: Gauge,
     /// `whipgate_publications_total`: publications accepted.
     pub publications: Counter,
     /// `whipgate_rtp_packets_total`: RTP packets received.
@@ -130,6 +140,8 @@ pub struct Metrics {
     pub rtp_packets_lost: Family<KindLabel, Counter>,
     /// `whipgate_media_events_dropped_total`: events that found a session's queue full.
     pub events_dropped: Counter,
+    /// `whipgate_stuck_workers`: media threads that hang in a call and were replaced; set once a second.
+    pub stuck_workers: Gauge,
     /// `whipgate_parts_total`: parts published.
     pub parts: Family<KindLabel, Counter>,
     /// `whipgate_part_bytes_total`: bytes of the parts published.
@@ -172,12 +184,24 @@ impl Metrics {
         }
         let mut metrics = Self {
             sessions: register!("sessions", "Sessions there are, by state"),
+            av_offset_max: register!(
+                "av_offset_max_seconds",
+                "Largest measured offset of sound against picture of all sessions"
+            ),
+            av_offset_uncertain: register!(
+                "av_offset_uncertain_sessions",
+                "Sessions whose offset of sound against picture is uncertain by more than 20 ms"
+            ),
             publications: register!("publications", "Publications accepted"),
             rtp_packets: register!("rtp_packets", "RTP packets received"),
             rtp_packets_lost: register!("rtp_packets_lost", "RTP packets that never came"),
             events_dropped: register!(
                 "media_events_dropped",
                 "Events that found the queue of a session full"
+            ),
+            stuck_workers: register!(
+                "stuck_workers",
+                "Media threads that hang in a call and were replaced"
             ),
             parts: register!("parts", "Parts published"),
             part_bytes: register!("part_bytes", "Bytes of the parts published"),

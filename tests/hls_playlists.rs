@@ -243,11 +243,17 @@ impl Playlist {
         };
         let mut segment = Segment::default();
         let mut extinf = None;
+        let mut marked = false;
         for line in text.lines().skip(1) {
             assert!(!playlist.ended, "lines after EXT-X-ENDLIST\n{text}");
             let Some(tag) = line.strip_prefix('#') else {
                 segment.duration = extinf.take().expect("EXTINF before each URI");
                 segment.uri = Some(line.to_owned());
+                let first = segment.parts.first();
+                assert!(
+                    !std::mem::take(&mut marked) || first.is_none_or(|part| part.independent),
+                    "marked as independent\n{text}"
+                );
                 playlist.segments.push(std::mem::take(&mut segment));
                 continue;
             };
@@ -301,6 +307,7 @@ impl Playlist {
                     let twice = playlist.tags.insert(name.to_owned(), value.to_owned());
                     assert_eq!(twice, None, "{name} twice\n{text}");
                 }
+                " independent segment" => marked = true,
                 _ => panic!("unexpected tag {name}\n{text}"),
             }
         }
@@ -504,6 +511,42 @@ fn attributes(text: &str) -> BTreeMap<String, String> {
 }
 
 // ---- the window and what is listed
+
+#[test]
+fn the_first_segment_ends_early_where_a_keyframe_allows_it() {
+    let settings = Settings {
+        first_segment: Duration::from_millis(400),
+        ..Settings::default()
+    };
+    let stream = stream(settings);
+    let (mut video, mut audio) = (Track::new(&stream, VIDEO), Track::new(&stream, AUDIO));
+    video.key_part();
+    let independent = |part: &mut Part| part.independent = true;
+    video.push(200, independent).unwrap();
+    assert_eq!(
+        playlist(&stream, "video").segments.len(),
+        1,
+        "too short yet"
+    );
+    video.part();
+    video.push(200, independent).unwrap();
+    for _ in 0..4 {
+        audio.part();
+    }
+    for rendition in ["video", "audio"] {
+        let playlist = playlist(&stream, rendition);
+        let first = &playlist.segments[0];
+        assert!(first.uri.is_some(), "{}", playlist.text);
+        assert!((0.4..=0.6).contains(&first.duration), "{}", playlist.text);
+        assert!(playlist.tags.contains_key("EXT-X-INDEPENDENT-SEGMENTS"));
+    }
+    // Only the first one: the next is ended by whoever cuts the parts.
+    video.part();
+    video.part();
+    video.push(200, independent).unwrap();
+    let playlist = playlist(&stream, "video");
+    assert_eq!(playlist.segments.len(), 2, "{}", playlist.text);
+}
 
 #[test]
 fn h1_h2_h16_first_playlist_has_every_part_and_no_segment() {
@@ -786,6 +829,29 @@ fn h15_part_target_follows_pictures_that_are_further_apart() {
     );
     video.push(200, |_| {}).unwrap();
     assert!((playlist(&stream, "video").part_target() - 0.25).abs() < 1e-9);
+}
+
+#[test]
+fn h15_a_single_long_part_does_not_hold_viewers_back_for_good() {
+    let stream = stream(Settings::default());
+    let mut video = Track::new(&stream, VIDEO);
+    video.push(2000, start).unwrap();
+    let frozen = playlist(&stream, "video");
+    frozen.check();
+    assert!((frozen.part_target() - 2.0).abs() < 1e-9);
+    for number in 0..50 {
+        video
+            .push(200, |p| {
+                if number % 10 == 0 {
+                    start(p);
+                }
+            })
+            .unwrap();
+        playlist(&stream, "video").check();
+    }
+    let later = playlist(&stream, "video");
+    assert!((later.part_target() - 0.2).abs() < 1e-9);
+    assert!((later.control("PART-HOLD-BACK") - 0.6).abs() < 1e-9);
 }
 
 #[test]

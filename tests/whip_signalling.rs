@@ -580,7 +580,27 @@ async fn w23_a_publisher_that_closed_its_connection_is_gone() {
     let peer = server.connector.peer();
     peer.connect();
     peer.disconnect();
+    problem(server.patch(&url, TRICKLE), 404).await;
+}
+
+/// aiortc and browsers close the connection first and send the DELETE after it.
+#[tokio::test]
+async fn a_publisher_may_delete_its_session_after_it_closed_the_connection() {
+    let server = Server::start();
+    let (url, _) = server.publish().await;
+    let peer = server.connector.peer();
+    peer.connect();
+    peer.disconnect();
+    assert_eq!(status(server.request("DELETE", &url)).await, 200);
     problem(server.request("DELETE", &url), 404).await;
+
+    let (gone, _) = server.publish().await;
+    let peer = server.connector.peer();
+    peer.connect();
+    peer.disconnect();
+    let (successor, _) = server.publish().await;
+    problem(server.request("DELETE", &gone), 404).await;
+    assert_eq!(status(server.request("DELETE", &successor)).await, 200);
 }
 
 /// Section 0.3 of the requirements, `probe`.

@@ -26,6 +26,14 @@ pub(super) struct Alignment {
 }
 
 impl Alignment {
+    /// Goes on after `number`.
+    pub(super) fn after(number: u64) -> Self {
+        Self {
+            current: number,
+            times: VecDeque::new(),
+        }
+    }
+
     /// The number a rendition that joins now begins with.
     pub(super) fn current(&self) -> u64 {
         self.current

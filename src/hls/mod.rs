@@ -12,6 +12,7 @@
 //! | `reader` | what readers do, and waiting |
 //! | `rendition`, `segment` | parts become segments; the sliding window |
 //! | `alignment` | discontinuities over all renditions |
+//! | `succession` | what one stream hands to the next |
 //! | `playlist`, `multivariant` | texts, pure |
 //! | `outline` | what the multivariant playlist says of the renditions |
 //! | `name`, `directives` | names and queries, pure |
@@ -30,6 +31,7 @@ mod rendition;
 mod segment;
 mod status;
 mod stream;
+mod succession;
 
 use std::time::Duration;
 
@@ -41,6 +43,7 @@ pub use error::HlsError;
 pub use name::{Item, Name, RenditionId, StreamKey};
 pub use status::{RenditionStatus, State, Status};
 pub use stream::{PartKey, Stream};
+pub use succession::{Progress, RenditionProgress};
 
 /// How a [`Stream`] is cut, kept and waited for. Fixed for its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,9 @@ pub struct Settings {
     pub part_duration: Duration,
     /// Nominal segment duration; `EXT-X-TARGETDURATION` is this, rounded up to seconds.
     pub segment_duration: Duration,
+    /// The first segment of a stream ends where it can once it has this length: players begin only when there is a whole
+    /// segment. At a keyframe for video, which the publisher has to be asked for.
+    pub first_segment: Duration,
     /// How much complete media the playlists list at least; never less than three target durations.
     pub window: Duration,
     /// The forms in which sound is listed, the preferred one first. AAC is listed without being there, and then made
@@ -69,6 +75,12 @@ impl Settings {
         let rounded = whole + u64::from(self.segment_duration.subsec_nanos() > 0);
         rounded.max(1)
     }
+
+    /// How long after its end a stream is kept for viewers who are behind, and for late ones to see the end rather
+    /// than a 404.
+    pub fn reach(&self) -> Duration {
+        self.window + self.segment_duration * 3
+    }
 }
 
 impl Settings {
@@ -84,6 +96,7 @@ impl Default for Settings {
         Self {
             part_duration: Duration::from_millis(200),
             segment_duration: Duration::from_secs(2),
+            first_segment: Duration::from_secs(2),
             window: Duration::from_secs(30),
             audio: vec![AudioFormat::Opus],
             max_waiters: 1000,

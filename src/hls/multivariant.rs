@@ -1,6 +1,6 @@
 //! The text of the multivariant playlist (RFC 8216bis section 4.4.6) from a plain description of it. Pure.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// Everything the multivariant playlist says.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +17,7 @@ pub(super) struct Multivariant {
 #[derive(Clone, Debug)]
 pub(super) struct AudioRendition {
     /// The rendition's name, also of the group in which it is alone: another form of the same sound is another group.
-    pub(super) name: &'static str,
+    pub(super) name: Arc<str>,
     /// Number of channels.
     pub(super) channels: u8,
 }
@@ -26,7 +26,7 @@ pub(super) struct AudioRendition {
 #[derive(Clone, Debug)]
 pub(super) struct Variant {
     /// The rendition's name.
-    pub(super) name: &'static str,
+    pub(super) name: Arc<str>,
     /// Peak bits per second, sound included.
     pub(super) bandwidth: u64,
     /// Average bits per second, sound included.
@@ -38,7 +38,7 @@ pub(super) struct Variant {
     /// Pictures per second.
     pub(super) frame_rate: Option<f64>,
     /// The group of sound that goes with it.
-    pub(super) audio: Option<&'static str>,
+    pub(super) audio: Option<Arc<str>>,
 }
 
 impl fmt::Display for Multivariant {
@@ -74,7 +74,7 @@ impl fmt::Display for Multivariant {
             if let Some(rate) = variant.frame_rate {
                 write!(out, ",FRAME-RATE={rate:.3}")?;
             }
-            if let Some(group) = variant.audio {
+            if let Some(group) = &variant.audio {
                 write!(out, ",AUDIO=\"{group}\"")?;
             }
             writeln!(out, "\n{}/index.m3u8", variant.name)?;
@@ -92,17 +92,17 @@ mod tests {
         let playlist = Multivariant {
             independent_segments: false,
             audio: vec![AudioRendition {
-                name: "audio",
+                name: "audio".into(),
                 channels: 2,
             }],
             variants: vec![Variant {
-                name: "video",
+                name: "video".into(),
                 bandwidth: 2_900_000,
                 average_bandwidth: 2_600_000,
                 codecs: vec!["avc1.64001f".to_owned(), "opus".to_owned()],
                 resolution: Some((1280, 720)),
                 frame_rate: Some(30.0),
-                audio: Some("audio"),
+                audio: Some("audio".into()),
             }],
         };
         insta::assert_snapshot!(playlist, @r#"
@@ -120,7 +120,7 @@ mod tests {
             independent_segments: true,
             audio: Vec::new(),
             variants: vec![Variant {
-                name: "audio",
+                name: "audio".into(),
                 bandwidth: 70_000,
                 average_bandwidth: 64_000,
                 codecs: vec!["opus".to_owned()],

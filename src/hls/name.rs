@@ -94,13 +94,6 @@ impl RenditionId {
             Self::Audio | Self::Aac => MediaKind::Audio,
         }
     }
-
-    /// The other way round.
-    pub(super) fn named(name: &str) -> Option<Self> {
-        [Self::Video, Self::Audio, Self::Aac]
-            .into_iter()
-            .find(|id| id.as_str() == name)
-    }
 }
 
 /// The rendition that every stream with such a track has.

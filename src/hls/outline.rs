@@ -1,6 +1,8 @@
 //! What the multivariant playlist says of the renditions there are: which are variants, which sound goes with them, and
 //! their figures. Pure.
 
+use std::sync::Arc;
+
 use super::{
     RenditionId,
     multivariant::{AudioRendition, Multivariant, Variant},
@@ -15,7 +17,7 @@ const AAC_AVERAGE: u64 = 130_000;
 
 /// A rendition as others see it.
 struct Outline {
-    name: &'static str,
+    name: Arc<str>,
     codecs: Vec<String>,
     channels: u8,
     peak: u64,
@@ -25,7 +27,7 @@ struct Outline {
 impl Outline {
     fn of(rendition: &Rendition) -> Self {
         let mut outline = Self {
-            name: rendition.name,
+            name: Arc::clone(&rendition.name),
             codecs: rendition.codecs(),
             channels: rendition.init().map_or(2, |init| init.channels),
             peak: rendition.bitrate.peak(),
@@ -69,7 +71,7 @@ pub(super) fn describe(
             variants: sound
                 .into_iter()
                 .map(|sound| Variant {
-                    name: sound.name,
+                    name: Arc::clone(&sound.name),
                     bandwidth: sound.peak,
                     average_bandwidth: sound.average,
                     codecs: sound.codecs,
@@ -81,7 +83,7 @@ pub(super) fn describe(
         };
     };
     let variant = |sound: Option<&Outline>| Variant {
-        name: video.name,
+        name: Arc::clone(&video.name),
         bandwidth: video.bitrate.peak() + sound.map_or(0, |sound| sound.peak),
         average_bandwidth: video.bitrate.average() + sound.map_or(0, |sound| sound.average),
         codecs: video
@@ -91,7 +93,7 @@ pub(super) fn describe(
             .collect(),
         resolution: video.init().and_then(|init| init.resolution),
         frame_rate: Some(video.bitrate.samples_per_second()),
-        audio: sound.map(|sound| sound.name),
+        audio: sound.map(|sound| Arc::clone(&sound.name)),
     };
     Multivariant {
         // A promise about all media to come. Sound keeps it; pictures cannot, because a publisher that ignores
@@ -105,7 +107,7 @@ pub(super) fn describe(
         audio: sound
             .iter()
             .map(|sound| AudioRendition {
-                name: sound.name,
+                name: Arc::clone(&sound.name),
                 channels: sound.channels,
             })
             .collect(),

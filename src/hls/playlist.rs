@@ -3,12 +3,17 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use time::OffsetDateTime;
 
 use super::name::{Item, Name};
+
+/// Precedes each segment that starts with a keyframe in a playlist where not all do. RFC 8216 has no tag for that, and the
+/// attribute of the parts goes with them; this is a comment to players, and tells the watch page where decoding can start.
+const INDEPENDENT: &str = "# independent segment";
 
 /// Everything a media playlist says.
 #[derive(Clone, Debug)]
@@ -23,10 +28,14 @@ pub(super) struct MediaPlaylist<'a> {
     pub(super) part_hold_back: Duration,
     /// Every listed segment starts with a sample that decodes by itself.
     pub(super) independent_segments: bool,
-    /// Media sequence number of the first segment.
+    /// Media sequence number of the first segment, a lost one included.
     pub(super) media_sequence: u64,
     /// Discontinuity sequence number before the first segment's own `EXT-X-DISCONTINUITY`.
     pub(super) discontinuity_sequence: u64,
+    /// How many numbers before the first segment stand for media that is lost.
+    pub(super) lost: u64,
+    /// The key they had.
+    pub(super) lost_key: &'a str,
     /// All segments, oldest first; the last one may be in progress.
     pub(super) segments: Vec<SegmentEntry>,
     /// How many segments at the beginning are left out, for a delta update.
@@ -50,6 +59,8 @@ pub(super) struct SegmentEntry {
     pub(super) init: u64,
     /// Not continuous with the segment before.
     pub(super) discontinuity: bool,
+    /// Starts with a sample that decodes by itself.
+    pub(super) independent: bool,
     /// Wall-clock time of its first sample.
     pub(super) program_date_time: SystemTime,
     /// Its parts, while they are listed.
@@ -71,7 +82,7 @@ pub(super) struct PartEntry {
 #[derive(Clone, Debug)]
 pub(super) struct RenditionReport {
     /// The rendition's name.
-    pub(super) name: &'static str,
+    pub(super) name: Arc<str>,
     /// Media sequence number of its last segment, complete or not.
     pub(super) last_msn: u64,
     /// Index of the last part in that segment.
@@ -107,6 +118,18 @@ impl fmt::Display for MediaPlaylist<'_> {
         )?;
         if self.skipped > 0 {
             writeln!(out, "#EXT-X-SKIP:SKIPPED-SEGMENTS={}", self.skipped)?;
+        }
+        // Section 4.4.4.7: players keep their place by these and load none of them.
+        for msn in (self.media_sequence..).take(usize::try_from(self.lost).unwrap_or(usize::MAX)) {
+            let uri = Name {
+                key: self.lost_key,
+                item: Item::Segment(msn),
+            };
+            writeln!(
+                out,
+                "#EXT-X-GAP\n#EXTINF:{}.00000,\n{uri}",
+                self.target_duration
+            )?;
         }
         let mut init = None;
         for (index, segment) in self.segments.iter().enumerate() {
@@ -149,6 +172,9 @@ impl MediaPlaylist<'_> {
             writeln!(out, "#EXT-X-MAP:URI=\"{uri}\"")?;
         }
         write_date(out, segment.program_date_time)?;
+        if segment.independent && !self.independent_segments {
+            writeln!(out, "{INDEPENDENT}")?;
+        }
         for part in &segment.parts {
             write!(
                 out,
@@ -207,6 +233,7 @@ mod tests {
             duration: Duration::from_secs(2),
             init: 0,
             discontinuity: false,
+            independent: parts.first().is_none_or(|number| number % 2 == 0),
             program_date_time: SystemTime::UNIX_EPOCH
                 + Duration::from_micros(1_764_000_000_123_999),
             parts: parts
@@ -236,11 +263,13 @@ mod tests {
             independent_segments: true,
             media_sequence: 7,
             discontinuity_sequence: 3,
+            lost: 0,
+            lost_key: "",
             segments: vec![segment(Some(7), &[]), changed, inherits, open],
             skipped: 0,
             hinted_part: Some(44),
             reports: vec![RenditionReport {
-                name: "audio",
+                name: "audio".into(),
                 last_msn: 10,
                 last_part: 1,
             }],
@@ -279,6 +308,19 @@ mod tests {
         #EXT-X-PRELOAD-HINT:TYPE=PART,URI="k1-p44.mp4"
         #EXT-X-RENDITION-REPORT:URI="../audio/index.m3u8",LAST-MSN=10,LAST-PART=1
         "#);
+    }
+
+    #[test]
+    fn segments_that_start_with_a_keyframe_are_marked_when_not_all_do() {
+        let mut some = playlist();
+        some.independent_segments = false;
+        some.segments[2].independent = false;
+        let text = some.to_string();
+        assert!(!text.contains("INDEPENDENT-SEGMENTS"));
+        let marked = format!("{INDEPENDENT}\n#EXTINF:2.00000,\nk1-s");
+        assert_eq!(text.matches(&marked).count(), 2, "{text}");
+        assert_eq!(text.matches(INDEPENDENT).count(), 3, "{text}");
+        assert!(!playlist().to_string().contains(INDEPENDENT));
     }
 
     #[test]
@@ -322,11 +364,13 @@ mod tests {
         #EXT-X-DISCONTINUITY-SEQUENCE:3
         #EXT-X-MAP:URI="k1-init-1.mp4"
         #EXT-X-PROGRAM-DATE-TIME:2025-11-24T16:00:00.123Z
+        # independent segment
         #EXT-X-PART:DURATION=0.20000,URI="k1-p40.mp4",INDEPENDENT=YES
         #EXT-X-PART:DURATION=0.20000,URI="k1-p41.mp4"
         #EXTINF:2.00000,
         k1-s9.mp4
         #EXT-X-PROGRAM-DATE-TIME:2025-11-24T16:00:00.123Z
+        # independent segment
         #EXT-X-PART:DURATION=0.20000,URI="k1-p42.mp4",INDEPENDENT=YES
         #EXT-X-PART:DURATION=0.20000,URI="k1-p43.mp4"
         #EXTINF:2.00000,

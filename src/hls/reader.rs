@@ -19,8 +19,8 @@ use super::{
     BlockingReload, Document, HlsError, Item, Name, RenditionId, Resource, Stream,
     rendition::Rendition,
     stream::{Shared, State},
+    succession::rendition_name,
 };
-use crate::media::AudioFormat;
 
 /// What a look at the state came to.
 enum Step<T> {
@@ -88,37 +88,40 @@ impl Stream {
         rendition: &str,
         reload: BlockingReload,
     ) -> Result<Arc<Document>, HlsError> {
-        let shared = &*self.0;
+        let stream = self.holder(rendition);
+        let shared = &*stream.0;
         let patience = match reload.msn {
-            Some(_) => Patience::Media,
-            None => Patience::Segment,
+            Some(_) if !shared.lock().awaits_segment(rendition) => Patience::Media,
+            _ => Patience::Segment,
         };
-        self.wait_for(patience, |state, now| {
-            let index = match find(state, rendition, shared) {
-                Ok(index) => index,
-                Err(step) => return step,
-            };
-            let found = &mut state.renditions[index];
-            found.asked_for = Some(now);
-            let found = &*found;
-            let ready = match reload.msn {
-                _ if state.ended => found.has_media().then_some(()).ok_or(HlsError::NotFound),
-                // What its numbers will be is known once it is there.
-                Some(_) if found.is_on_demand() && !found.has_media() => {
-                    return Step::Wait(found.changed.subscribe(), None);
-                }
-                Some(msn) => match is_there(found, msn, reload.part) {
-                    Ok(true) => Ok(()),
-                    Ok(false) => return Step::Wait(found.changed.subscribe(), None),
-                    Err(error) => Err(error),
-                },
-                None if found.has_segment() => Ok(()),
-                None => return Step::Wait(found.changed.subscribe(), None),
-            };
-            let skip = reload.skip && !state.ended;
-            Step::Done(ready.map(|()| state.media_playlist(index, &shared.key, skip)))
-        })
-        .await
+        stream
+            .wait_for(patience, |state, now| {
+                let index = match find(state, rendition, shared) {
+                    Ok(index) => index,
+                    Err(step) => return step,
+                };
+                let found = &mut state.renditions[index];
+                found.asked_for = Some(now);
+                let found = &*found;
+                let ready = match reload.msn {
+                    _ if state.ended => found.can_end().then_some(()).ok_or(HlsError::NotFound),
+                    // What its numbers will be is known once it is there.
+                    Some(_) if found.is_on_demand() && !found.has_media() => {
+                        return Step::Wait(found.changed.subscribe(), None);
+                    }
+                    Some(msn) => match is_there(found, msn, reload.part) {
+                        // Whoever asks for the segment in progress knows what to do with nothing else.
+                        Ok(true) if !found.awaits_segment() || msn == found.next_msn() => Ok(()),
+                        Ok(_) => return Step::Wait(found.changed.subscribe(), None),
+                        Err(error) => Err(error),
+                    },
+                    None if found.has_segment() => Ok(()),
+                    None => return Step::Wait(found.changed.subscribe(), None),
+                };
+                let skip = reload.skip && !state.ended;
+                Step::Done(ready.map(|()| state.media_playlist(index, &shared.key, skip)))
+            })
+            .await
     }
 
     /// An init segment, segment or part by its name in the playlist of a rendition. A part that is hinted is waited for.
@@ -128,35 +131,45 @@ impl Stream {
     /// hinted part that never comes because the stream ends; [`HlsError::Timeout`] if it does not come in time;
     /// [`HlsError::Overloaded`].
     pub async fn resource(&self, rendition: &str, name: &str) -> Result<Resource, HlsError> {
-        let shared = &*self.0;
+        let stream = self.holder(rendition);
+        let shared = &*stream.0;
         let item = Name::parse(name)
             .filter(|name| name.key == shared.key.as_str())
             .ok_or(HlsError::NotFound)?
             .item;
-        self.wait_for(Patience::Media, |state, now| {
-            let found = state.renditions.iter_mut().find(|r| r.name == rendition);
-            let Some(found) = found else {
-                return Step::Done(Err(HlsError::NotFound));
-            };
-            found.asked_for = Some(now);
-            let found = &*found;
-            let chunks = match item {
-                Item::Init(number) => found.init_chunk(number).map(|chunk| vec![chunk]),
-                Item::Segment(msn) => found.segment_chunks(msn, now),
-                Item::Part(number)
-                    if number == found.next_part() && found.has_media() && !state.ended =>
-                {
-                    return Step::Wait(found.changed.subscribe(), None);
-                }
-                Item::Part(number) => found.part_chunk(number, now).map(|chunk| vec![chunk]),
-            };
-            Step::Done(
-                chunks
-                    .map(|chunks| Resource::new(name, found.kind, chunks))
-                    .ok_or(HlsError::NotFound),
-            )
-        })
-        .await
+        stream
+            .wait_for(Patience::Media, |state, now| {
+                let found = state.renditions.iter_mut().find(|r| &*r.name == rendition);
+                let Some(found) = found else {
+                    return Step::Done(Err(HlsError::NotFound));
+                };
+                found.asked_for = Some(now);
+                let found = &*found;
+                let chunks = match item {
+                    Item::Init(number) => found.init_chunk(number).map(|chunk| vec![chunk]),
+                    Item::Segment(msn) => found.segment_chunks(msn, now),
+                    Item::Part(number)
+                        if number == found.next_part() && found.has_media() && !state.ended =>
+                    {
+                        return Step::Wait(found.changed.subscribe(), None);
+                    }
+                    Item::Part(number) => found.part_chunk(number, now).map(|chunk| vec![chunk]),
+                };
+                Step::Done(
+                    chunks
+                        .map(|chunks| Resource::new(name, found.kind, chunks))
+                        .ok_or(HlsError::NotFound),
+                )
+            })
+            .await
+    }
+
+    /// The stream whose rendition has this name: this one, or the one before it.
+    fn holder(&self, rendition: &str) -> Self {
+        let before = self.0.lock().predecessor.clone();
+        before
+            .filter(|before| before.0.has(rendition))
+            .unwrap_or_else(|| self.clone())
     }
 
     /// Looks, and looks again after each change, until there is an answer or the time is over.
@@ -189,6 +202,25 @@ impl Stream {
     }
 }
 
+impl Shared {
+    /// Whether a rendition of this stream may have this name.
+    fn has(&self, rendition: &str) -> bool {
+        let listed = self.settings.audio.iter().map(|format| (*format).into());
+        [RenditionId::Video, RenditionId::Audio]
+            .into_iter()
+            .chain(listed)
+            .any(|id| rendition_name(id, self.generation) == rendition)
+    }
+}
+
+impl State {
+    fn awaits_segment(&self, rendition: &str) -> bool {
+        self.renditions
+            .iter()
+            .any(|r| &*r.name == rendition && r.awaits_segment())
+    }
+}
+
 impl Patience {
     fn limit(self, shared: &Shared) -> Duration {
         match self {
@@ -212,13 +244,9 @@ impl Patience {
 
 /// The rendition of that name; none of that name is an error, unless the stream does not know its tracks yet.
 fn find<T>(state: &State, name: &str, shared: &Shared) -> Result<usize, Step<T>> {
-    let found = state.renditions.iter().position(|r| r.name == name);
+    let found = state.renditions.iter().position(|r| &*r.name == name);
     found.ok_or_else(|| {
-        let may_come = match RenditionId::named(name) {
-            Some(RenditionId::Aac) => shared.settings.audio.contains(&AudioFormat::Aac),
-            known => known.is_some(),
-        };
-        if state.renditions.is_empty() && !state.ended && may_come {
+        if state.renditions.is_empty() && !state.ended && shared.has(name) {
             Step::Wait(shared.structure_changed.subscribe(), None)
         } else {
             Step::Done(Err(HlsError::NotFound))

@@ -18,6 +18,7 @@ use super::{
     document::{Chunk, Document},
     playlist::{MediaPlaylist, RenditionReport, skip_boundary},
     segment::{Init, Segment, StoredPart},
+    succession::{Progress, RenditionProgress, rendition_name},
 };
 use crate::media::{FileRange, InitSegment, MediaKind, Part};
 
@@ -25,8 +26,8 @@ use crate::media::{FileRange, InitSegment, MediaKind, Part};
 #[derive(Debug)]
 pub(super) struct Rendition {
     pub(super) id: RenditionId,
-    /// Directory of its playlist.
-    pub(super) name: &'static str,
+    /// Directory of its playlist: its kind, with a number in later streams of the session.
+    pub(super) name: Arc<str>,
     pub(super) kind: MediaKind,
     /// The present publication has it.
     pub(super) expected: bool,
@@ -47,6 +48,7 @@ pub(super) struct Rendition {
     segment_duration: Duration,
     /// There is media, and more is to come.
     started: bool,
+    first_segment: Duration,
     /// In force for the next part.
     init: Option<Init>,
     next_init: u64,
@@ -63,7 +65,6 @@ pub(super) struct Rendition {
     listed: Duration,
     /// Longest `listed` so far, for the availability duration.
     longest_playlist: Duration,
-    longest_part: Duration,
     /// Discontinuity sequence number of the newest part.
     discontinuity: u64,
     /// The one of the part to come, if that is the first after [`Self::join`].
@@ -72,6 +73,13 @@ pub(super) struct Rendition {
     discontinuity_sequence: u64,
     all_independent: bool,
     warned_segment: bool,
+    /// Goes on with the numbers of another one.
+    resumed: bool,
+    /// Listed numbers before its first segment whose media went with the other one, and the key in their names.
+    lost: u64,
+    lost_key: Box<str>,
+    /// Number of its first segment.
+    first_msn: u64,
 }
 
 /// What a part that was pushed did.
@@ -84,11 +92,11 @@ pub(super) struct Pushed {
 }
 
 impl Rendition {
-    pub(super) fn new(id: RenditionId, settings: &Settings) -> Self {
+    pub(super) fn new(id: RenditionId, generation: u32, settings: &Settings) -> Self {
         let target_duration = settings.target_duration();
         Self {
             id,
-            name: id.as_str(),
+            name: rendition_name(id, generation).into(),
             kind: id.kind(),
             expected: true,
             changed: Arc::new(watch::Sender::new(())),
@@ -104,6 +112,7 @@ impl Rendition {
             part_duration: settings.part_duration,
             segment_duration: settings.segment_duration,
             started: false,
+            first_segment: settings.first_segment,
             init: None,
             next_init: 0,
             segments: VecDeque::new(),
@@ -114,12 +123,39 @@ impl Rendition {
             elapsed: Duration::ZERO,
             listed: Duration::ZERO,
             longest_playlist: Duration::ZERO,
-            longest_part: Duration::ZERO,
             discontinuity: 0,
             joined_at: None,
             discontinuity_sequence: 0,
             all_independent: true,
             warned_segment: false,
+            resumed: false,
+            lost: 0,
+            lost_key: Box::default(),
+            first_msn: 0,
+        }
+    }
+
+    /// One that goes on where another left off: its first segment is a discontinuity.
+    pub(super) fn resume(from: RenditionProgress, stream: &Progress, settings: &Settings) -> Self {
+        let own = from.next_msn.saturating_sub(from.first_msn);
+        Self {
+            next_msn: from.next_msn,
+            first_msn: from.next_msn,
+            discontinuity: stream.discontinuity,
+            discontinuity_sequence: stream.discontinuity,
+            resumed: true,
+            lost: lost_segments(settings).min(own),
+            lost_key: stream.key.as_str().into(),
+            ..Self::new(from.kind.into(), stream.generation, settings)
+        }
+    }
+
+    /// Where it is, for one that goes on from here.
+    pub(super) fn progress(&self) -> RenditionProgress {
+        RenditionProgress {
+            kind: self.kind,
+            first_msn: self.first_msn,
+            next_msn: self.next_msn + u64::from(self.open.is_some()),
         }
     }
 
@@ -153,7 +189,9 @@ impl Rendition {
         let init = self.init.clone()?;
         let duration = ticks(part.duration, init.segment.timescale);
         let first = !std::mem::replace(&mut self.started, true);
-        let discontinuity = if first {
+        let discontinuity = if first && self.resumed {
+            true
+        } else if first {
             self.discontinuity = self.joined_at.take().unwrap_or(alignment.current());
             self.discontinuity_sequence = self.discontinuity;
             false
@@ -170,7 +208,10 @@ impl Rendition {
 
         let boundary = match self.open.as_ref().map(|open| open.duration) {
             Some(so_far) => {
-                discontinuity || part.starts_segment || self.is_too_long(so_far + duration)
+                discontinuity
+                    || part.starts_segment
+                    || (self.next_msn == 0 && part.independent && so_far >= self.first_segment)
+                    || self.is_too_long(so_far + duration)
             }
             None => true,
         };
@@ -193,7 +234,6 @@ impl Rendition {
             available_until: None,
         });
         self.elapsed += duration;
-        self.longest_part = self.longest_part.max(duration);
         self.last_part = Some(now);
         self.bitrate
             .push(part.bytes.len() as u64, duration, part.samples);
@@ -214,7 +254,7 @@ impl Rendition {
         let too_long = (duration + Duration::from_millis(500)).as_secs() > self.target_duration;
         if too_long && !std::mem::replace(&mut self.warned_segment, true) {
             tracing::warn!(
-                rendition = self.name,
+                rendition = %self.name,
                 target_duration = self.target_duration,
                 "a segment outgrows the target duration and is cut short (said once)"
             );
@@ -236,6 +276,10 @@ impl Rendition {
             Duration::from_secs(self.target_duration),
         );
         self.segments.push_back(segment);
+        let lost = |count: u64| Duration::from_secs(count.saturating_mul(self.target_duration));
+        while self.lost > 0 && self.listed + lost(self.lost - 1) >= self.window {
+            self.lost -= 1;
+        }
         while let Some(oldest) = self.segments.get_mut(self.unlisted) {
             if self.listed.saturating_sub(oldest.duration) < self.window {
                 break;
@@ -311,6 +355,16 @@ impl Rendition {
         !self.segments.is_empty()
     }
 
+    /// Goes on with the numbers of another one but has no whole segment of its own yet.
+    pub(super) fn awaits_segment(&self) -> bool {
+        self.resumed && !self.has_segment()
+    }
+
+    /// There is something to show, be it only the end.
+    pub(super) fn can_end(&self) -> bool {
+        self.resumed || self.has_media()
+    }
+
     /// Media sequence number of the segment in progress, or of the one to come.
     pub(super) fn next_msn(&self) -> u64 {
         self.next_msn
@@ -359,12 +413,18 @@ impl Rendition {
         self.all_independent
     }
 
-    /// Longest part there was or is to be, rounded up to milliseconds. Grows when the publisher's pictures are further
-    /// apart than the part duration that was set, because no part may be longer than what the playlist says
-    /// (section 4.4.4.9); never shrinks.
+    /// Longest part that is listed or is to be, rounded up to milliseconds. Grows when pictures are further apart than the
+    /// part duration that was set, because no part may be longer than what the playlist says (section 4.4.4.9). Goes back
+    /// once none that long is listed: `PART-HOLD-BACK` follows it, so a freeze of two seconds would otherwise leave
+    /// viewers six seconds behind for good.
     pub(super) fn part_target(&self) -> Duration {
+        let listed = self.segments.iter().chain(&self.open).rev();
+        let longest = listed
+            .take_while(|segment| segment.parts_unlisted.is_none())
+            .flat_map(|segment| segment.parts.iter().map(|part| part.duration))
+            .fold(self.part_duration, Duration::max);
         // Hundredths of a millisecond are what the playlist shows of a part's duration.
-        let shown = (self.longest_part.max(self.part_duration).as_nanos() + 5_000) / 10_000;
+        let shown = (longest.as_nanos() + 5_000) / 10_000;
         Duration::from_millis(u64::try_from(shown.div_ceil(100)).unwrap_or(u64::MAX))
     }
 
@@ -404,7 +464,7 @@ impl Rendition {
     pub(super) fn report(&self) -> Option<RenditionReport> {
         let (last_msn, last_part) = self.edge()?;
         Some(RenditionReport {
-            name: self.name,
+            name: Arc::clone(&self.name),
             last_msn,
             last_part,
         })
@@ -412,7 +472,7 @@ impl Rendition {
 
     /// The playlist as it is now; `skip` leaves out what a delta update may leave out.
     pub(super) fn playlist<'a>(
-        &self,
+        &'a self,
         key: &'a str,
         part_hold_back: Duration,
         reports: Vec<RenditionReport>,
@@ -421,7 +481,7 @@ impl Rendition {
     ) -> MediaPlaylist<'a> {
         let complete = self.segments.iter().skip(self.unlisted);
         let boundary = skip_boundary(self.target_duration);
-        let skipped = if skip {
+        let skipped = if skip && self.lost == 0 {
             complete
                 .clone()
                 .take_while(|s| self.elapsed.saturating_sub(s.start + s.duration) > boundary)
@@ -436,7 +496,9 @@ impl Rendition {
             part_target: self.part_target(),
             part_hold_back,
             independent_segments: self.all_independent,
-            media_sequence: listed_from.map_or(self.next_msn, |s| s.msn),
+            media_sequence: listed_from.map_or(self.next_msn, |s| s.msn) - self.lost,
+            lost: self.lost,
+            lost_key: &self.lost_key,
             discontinuity_sequence: self.discontinuity_sequence,
             segments: complete
                 .map(|s| s.entry(true))
@@ -466,7 +528,7 @@ impl Rendition {
             .filter(|s| s.parts_unlisted.is_none())
             .map(|s| s.parts.len())
             .sum();
-        let first = listed.clone().next().map_or(self.next_msn, |s| s.msn);
+        let first = listed.clone().next().map_or(self.next_msn, |s| s.msn) - self.lost;
         (first, listed.count(), parts)
     }
 
@@ -474,6 +536,14 @@ impl Rendition {
     pub(super) fn discontinuity(&self) -> u64 {
         self.discontinuity
     }
+}
+
+/// How many lost segments a resumed playlist lists before its own, so that a player at the live edge finds its place.
+/// [`RenditionProgress::next_msn`] may be up to eight ahead of what players have seen, and four at least; the list must
+/// reach back to that but never before the oldest segment that was listed at the time.
+fn lost_segments(settings: &Settings) -> u64 {
+    let target = Duration::from_secs(settings.target_duration());
+    if settings.window >= target * 8 { 12 } else { 7 }
 }
 
 /// Media time in units of a timescale as a duration, to the nanosecond.

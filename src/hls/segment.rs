@@ -154,6 +154,7 @@ impl Segment {
             duration: self.duration,
             init: self.init.number,
             discontinuity: self.discontinuity,
+            independent: self.parts.first().is_some_and(|part| part.independent),
             program_date_time: self.program_date_time,
             parts: listed
                 .iter()

@@ -35,7 +35,7 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RenditionStatus {
     /// Its name in URIs.
-    pub name: &'static str,
+    pub name: String,
     /// Video or audio.
     pub kind: MediaKind,
     /// RFC 6381 codecs of the init segment in force.

@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    RenditionId, Settings, Status, StreamKey,
+    Progress, RenditionId, Settings, Status, StreamKey,
     alignment::Alignment,
     document::Document,
     outline::describe,
@@ -34,6 +34,8 @@ pub struct PartKey(u64);
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) key: StreamKey,
+    /// How many streams there were before in this session.
+    pub(super) generation: u32,
     pub(super) waiters: AtomicUsize,
     /// Told when renditions come, start, or end.
     pub(super) structure_changed: watch::Sender<()>,
@@ -47,6 +49,10 @@ pub(super) struct State {
     /// When the first rendition had media.
     pub(super) first_media: Option<Instant>,
     alignment: Alignment,
+    /// When it ended.
+    ended_at: Option<Instant>,
+    /// The stream before this one, while players may still be at its end.
+    pub(super) predecessor: Option<Stream>,
     /// Counts changes of anything that a media playlist shows.
     version: u64,
     /// Counts changes of anything that the multivariant playlist shows.
@@ -62,13 +68,64 @@ impl Stream {
 
     /// A stream whose names carry this key: no other stream under the same URL may ever have had it.
     pub fn with_key(settings: Settings, key: StreamKey) -> Self {
+        Self::start(settings, key, 0, State::default())
+    }
+
+    fn start(settings: Settings, key: StreamKey, generation: u32, state: State) -> Self {
         Self(Arc::new(Shared {
             settings,
             key,
+            generation,
             waiters: AtomicUsize::new(0),
             structure_changed: watch::Sender::new(()),
-            state: Mutex::default(),
+            state: Mutex::new(state),
         }))
+    }
+
+    /// A stream that goes on where another left off, in this process or an earlier one: the same URLs, media sequence
+    /// numbers from there on, the first segment after a discontinuity. Only the names of media are its own.
+    pub fn resume(settings: Settings, from: &Progress) -> Self {
+        let renditions = from
+            .renditions
+            .iter()
+            .map(|rendition| Rendition::resume(*rendition, from, &settings));
+        let state = State {
+            renditions: renditions.collect(),
+            alignment: Alignment::after(from.discontinuity),
+            ..State::default()
+        };
+        Self::start(settings, StreamKey::now(), from.generation, state)
+    }
+
+    /// A new stream in place of `ended`, with playlists under URLs of their own. Players that are still at the other
+    /// one's get its tail and its end from this handle, for as long as they can be expected to.
+    pub fn after(settings: Settings, ended: &Self) -> Self {
+        // One before the one before is nobody's any more.
+        ended.0.lock().predecessor = None;
+        let state = State {
+            predecessor: Some(ended.clone()),
+            ..State::default()
+        };
+        let generation = ended.0.generation.wrapping_add(1);
+        Self::start(settings, StreamKey::now(), generation, state)
+    }
+
+    /// Where the playlists are, for [`Stream::resume`].
+    pub fn progress(&self) -> Progress {
+        let state = self.0.lock();
+        Progress {
+            generation: self.0.generation,
+            key: self.0.key.to_string(),
+            target_duration: self.0.settings.target_duration(),
+            discontinuity: state.alignment.current(),
+            // What is made on demand joins the others anew.
+            renditions: state
+                .renditions
+                .iter()
+                .filter(|rendition| !rendition.is_on_demand())
+                .map(Rendition::progress)
+                .collect(),
+        }
     }
 
     /// The settings it was made with.
@@ -84,11 +141,11 @@ impl Stream {
             rendition.expected = kinds.contains(&rendition.kind);
         }
         for kind in kinds {
-            state.rendition_mut((*kind).into(), &self.0.settings);
+            state.rendition_mut((*kind).into(), &self.0);
         }
         if kinds.contains(&MediaKind::Audio) {
             for format in &self.0.settings.audio {
-                state.rendition_mut((*format).into(), &self.0.settings);
+                state.rendition_mut((*format).into(), &self.0);
             }
         }
         state.outline += 1;
@@ -101,7 +158,7 @@ impl Stream {
     pub fn push_init(&self, rendition: impl Into<RenditionId>, init: InitSegment) {
         let mut state = self.0.lock();
         if state
-            .rendition_mut(rendition.into(), &self.0.settings)
+            .rendition_mut(rendition.into(), &self.0)
             .push_init(init)
         {
             state.outline += 1;
@@ -125,7 +182,7 @@ impl Stream {
         if state.ended {
             return None;
         }
-        let index = state.index_of(id, &self.0.settings);
+        let index = state.index_of(id, &self.0);
         state.join(index, &part, program_date_time);
         let rendition = &mut state.renditions[index];
         let started = !rendition.has_media();
@@ -148,6 +205,7 @@ impl Stream {
         let changed = Arc::clone(&rendition.changed);
         state.version += 1;
         if pushed.boundary {
+            state.let_go_of_predecessor(now);
             state.outline += 1;
         }
         if started {
@@ -225,6 +283,7 @@ impl Stream {
         if std::mem::replace(&mut state.ended, true) {
             return;
         }
+        state.ended_at = Some(now);
         state.version += 1;
         state.outline += 1;
         let mut changed = Vec::new();
@@ -265,16 +324,17 @@ impl Shared {
 }
 
 impl State {
-    fn index_of(&mut self, id: RenditionId, settings: &Settings) -> usize {
+    fn index_of(&mut self, id: RenditionId, shared: &Shared) -> usize {
         let found = self.renditions.iter().position(|r| r.id == id);
         found.unwrap_or_else(|| {
-            self.renditions.push(Rendition::new(id, settings));
+            let rendition = Rendition::new(id, shared.generation, &shared.settings);
+            self.renditions.push(rendition);
             self.renditions.len() - 1
         })
     }
 
-    fn rendition_mut(&mut self, id: RenditionId, settings: &Settings) -> &mut Rendition {
-        let index = self.index_of(id, settings);
+    fn rendition_mut(&mut self, id: RenditionId, shared: &Shared) -> &mut Rendition {
+        let index = self.index_of(id, shared);
         &mut self.renditions[index]
     }
 
@@ -298,6 +358,15 @@ impl State {
         if let Some(other) = { others }.find(is_steady) {
             joining.join(other, middle);
         }
+    }
+
+    /// Forgets the stream before once nobody can be behind so far any more.
+    fn let_go_of_predecessor(&mut self, now: Instant) {
+        self.predecessor.take_if(|before| {
+            let reach = before.0.settings.reach();
+            let ended_at = before.0.lock().ended_at;
+            ended_at.is_none_or(|at| now.saturating_duration_since(at) > reach)
+        });
     }
 
     /// `PART-HOLD-BACK`, the same in every rendition: three times the longest part target (RFC 8216bis sections 4.4.3.8
@@ -382,7 +451,7 @@ fn rendition_status(rendition: &Rendition) -> RenditionStatus {
     let init = rendition.init();
     let (media_sequence, segments, parts) = rendition.counts();
     RenditionStatus {
-        name: rendition.name,
+        name: rendition.name.to_string(),
         kind: rendition.kind,
         codecs: init.map(|init| init.codecs.clone()),
         resolution: init.and_then(|init| init.resolution),

@@ -21,6 +21,9 @@ const STATES: [(&str, State); 6] = [
     ("failed", State::Failed),
 ];
 
+/// An offset of sound against picture that is known to no better than this says little.
+const UNCERTAIN_MS: f64 = 20.0;
+
 /// Whether new work is welcome. Shared by the gateway, which sets it, and `/readyz`, which says it.
 #[derive(Debug, Default)]
 pub struct Readiness(AtomicU8);
@@ -79,6 +82,18 @@ pub(super) fn metrics(state: &AppState) -> HttpResponse {
             .get_or_create(&label)
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
+    let offsets = sessions.iter().filter_map(|session| session.av_offset_ms);
+    let max = offsets.fold(0.0, |max: f64, offset| max.max(offset.abs()));
+    state.metrics.av_offset_max.set(max / 1_000.0);
+    let uncertain = sessions
+        .iter()
+        .filter_map(|session| session.av_offset_uncertainty_ms)
+        .filter(|uncertainty| *uncertainty > UNCERTAIN_MS)
+        .count();
+    state
+        .metrics
+        .av_offset_uncertain
+        .set(i64::try_from(uncertain).unwrap_or(i64::MAX));
     HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .content_type(Metrics::CONTENT_TYPE)

@@ -14,7 +14,10 @@
 //!   (the composition offset grows by the same amount), and the pull is never carried over to later access units, so
 //!   nothing drifts. It makes 200 ms parts possible at every constant rate from 24 pictures per second up.
 //! * A video segment starts at a keyframe once it is long enough; when no keyframe comes in time, it starts at the last
-//!   access unit that keeps the one before it within [`Limits::hard`].
+//!   access unit that keeps the one before it within [`Limits::hard`], and the next keyframe starts another one whenever
+//!   it comes.
+//! * A keyframe in mid-segment starts a part, so that players can begin there, unless keyframes come so densely that it
+//!   would make parts of single pictures.
 //! * An audio segment starts at the access unit nearest to a multiple of [`Limits::segment`] since the track's start, or
 //!   since [`Cutter::counting_from`].
 
@@ -227,13 +230,18 @@ impl Cutter {
                     let group = time - self.last_keyframe;
                     keyframe
                         && (elapsed >= segment
+                            // Players can join at the start of a segment only, so rare keyframes are not wasted.
+                            || (group > hard && elapsed * 2 >= part)
                             || (elapsed * 2 >= segment && elapsed + group > hard))
                 }
                 Rule::Multiples => time + self.spacing / 2 >= self.next_multiple,
             };
         if starts_segment {
             Some(Boundary::Segment)
-        } else if keyframe && self.rule == Rule::Keyframes && (time - self.part_start) * 2 >= part {
+        } else if keyframe
+            && self.rule == Rule::Keyframes
+            && ((time - self.part_start) * 2 >= part || time - self.last_keyframe >= part)
+        {
             Some(Boundary::Part)
         } else {
             None

@@ -8,10 +8,13 @@
 
 mod cut;
 mod description;
+mod ends;
 mod error;
 mod made;
 mod mux;
+mod order;
 mod payload;
+mod pictures;
 mod rtp;
 mod runner;
 

@@ -1,15 +1,11 @@
 //! One running pipeline: packets in at a bare pad, boxes out at another, errors back to whoever pushes.
 //!
-//! Between the two pads is what the text made. There is no thread and no main loop here: GStreamer's bus is read by a
-//! handler that runs wherever the message comes from.
+//! Between the two pads is what the text made. There is no thread and no main loop here: what comes out, and what elements
+//! say on the way (`ends`), is there when a push returns.
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,11 +14,14 @@ use gstreamer as gst;
 
 use super::{
     Output, START_OFFSET, Settings,
-    description::{Description, Elements, error_text},
+    description::{Description, Elements},
+    ends::{OutputFn, Shared, input_pad, lock, output_pad, watch_bus},
     error::PipelineError,
-    made, mux, payload, rtp,
+    mux, payload,
+    pictures::Pictures,
+    rtp,
 };
-use crate::media::{InitSegment, RtpPacket, TrackInfo};
+use crate::media::{MediaKind, RtpPacket, TrackInfo};
 
 /// How long draining may take. The built-in texts drain within the call; one with a queue in it needs a moment.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,9 +34,6 @@ const ASK_AGAIN_NS: i64 = 1_000_000_000;
 /// How often in a row a stream may break its elements before anything comes out.
 const MAX_RECOVERIES: u32 = 20;
 
-/// Called with everything that comes out.
-pub(super) type OutputFn = Box<dyn FnMut(Output) + Send>;
-
 /// A running pipeline for one track. Dropping it stops it at once; [`Pipeline::finish`] lets everything out first.
 pub struct Pipeline {
     description: Arc<Description>,
@@ -47,6 +43,8 @@ pub struct Pipeline {
     segment_origin: Option<Duration>,
     shared: Arc<Shared>,
     chain: Chain,
+    /// Only for video.
+    pictures: Option<Pictures>,
     /// Presentation time at which a keyframe is asked for if nothing has come out by then.
     ask_at: Option<i64>,
     /// How often in a row the chain has been replaced without anything coming out.
@@ -62,22 +60,6 @@ struct Chain {
     end: gst::Pad,
 }
 
-/// What the pads and the bus reach.
-struct Shared {
-    output: Mutex<OutputFn>,
-    /// A chain that replaces another one begins with an initialization segment, too: it is news only if it differs.
-    last_init: Mutex<Option<InitSegment>>,
-    failure: Mutex<Option<String>>,
-    failed: AtomicBool,
-    /// Something has come out of the chain in place.
-    flowing: AtomicBool,
-    /// The last thing an element said about the stream itself. Depayloaders complain about single packets and go on;
-    /// a parser that has seen nothing complains about the end of the stream. It counts only when buffers are refused.
-    complaint: Mutex<Option<String>>,
-    drained: Mutex<bool>,
-    wake: Condvar,
-}
-
 impl Pipeline {
     pub(super) fn start(
         description: Arc<Description>,
@@ -86,19 +68,11 @@ impl Pipeline {
         segment_origin: Option<Duration>,
         output: OutputFn,
     ) -> Result<Self, PipelineError> {
-        let shared = Arc::new(Shared {
-            output: Mutex::new(output),
-            last_init: Mutex::new(None),
-            failure: Mutex::new(None),
-            failed: AtomicBool::new(false),
-            flowing: AtomicBool::new(false),
-            complaint: Mutex::new(None),
-            drained: Mutex::new(false),
-            wake: Condvar::new(),
-        });
+        let shared = Arc::new(Shared::new(output));
         let caps = rtp::caps(track);
         let chain = Chain::start(&description, &caps, &settings, segment_origin, &shared)?;
         Ok(Self {
+            pictures: pictures(&description),
             description,
             caps,
             settings,
@@ -111,7 +85,8 @@ impl Pipeline {
     }
 
     /// Takes the next packet in sequence order. `pts` is its presentation time in nanoseconds from the stream's zero;
-    /// what comes out is [`START_OFFSET`] later. `after_loss` says that packets before this one are lost.
+    /// what comes out is [`START_OFFSET`] later. `after_loss` says that packets before this one are lost: of video,
+    /// nothing comes out from then on until the next keyframe, since it could not be shown right.
     ///
     /// # Errors
     /// The pipeline has failed, now or earlier. It has to be dropped.
@@ -122,6 +97,41 @@ impl Pipeline {
         after_loss: bool,
     ) -> Result<(), PipelineError> {
         self.check()?;
+        let Some(pictures) = &mut self.pictures else {
+            if !payload::is_sound(self.description.made_of().codec(), &packet.payload) {
+                tracing::debug!(packet.sequence_number, "dropping a malformed packet");
+                return Ok(());
+            }
+            return self.feed(packet, pts, after_loss);
+        };
+        let taken = pictures.push(packet.clone(), pts, after_loss);
+        for (index, (packet, pts)) in taken.packets.iter().enumerate() {
+            self.feed(packet, *pts, taken.after_gap && index == 0)?;
+        }
+        if taken.packets.is_empty() {
+            self.ask_if_nothing_comes(pts);
+        }
+        if taken.broken {
+            tracing::debug!(
+                packet.timestamp,
+                "a picture is not whole: waiting for a keyframe"
+            );
+            self.shared.emit(Output::KeyframeWanted);
+        }
+        self.check()
+    }
+
+    /// Gives the elements what was held of pictures.
+    fn feed_held(&mut self) -> Result<(), PipelineError> {
+        let held = self.pictures.as_mut().map(Pictures::finish);
+        for (packet, pts) in held.unwrap_or_default() {
+            self.feed(&packet, pts, false)?;
+        }
+        self.check()
+    }
+
+    /// Gives a packet to the elements.
+    fn feed(&mut self, packet: &RtpPacket, pts: i64, after_gap: bool) -> Result<(), PipelineError> {
         let offset = i64::try_from(nanoseconds(START_OFFSET)).unwrap_or(0);
         let Some(time) = pts
             .checked_add(offset)
@@ -130,11 +140,7 @@ impl Pipeline {
             tracing::debug!(pts, "dropping a packet from before the stream's zero");
             return Ok(());
         };
-        if !payload::is_sound(self.description.made_of().codec(), &packet.payload) {
-            tracing::debug!(packet.sequence_number, "dropping a malformed packet");
-            return Ok(());
-        }
-        let buffer = rtp::buffer(packet, gst::ClockTime::from_nseconds(time), after_loss);
+        let buffer = rtp::buffer(packet, gst::ClockTime::from_nseconds(time), after_gap);
         let flow = self.chain.input.push(buffer);
         self.check()?;
         match flow {
@@ -160,8 +166,28 @@ impl Pipeline {
     /// # Errors
     /// The pipeline has failed.
     pub fn end_part(&mut self) -> Result<(), PipelineError> {
-        self.check()?;
+        self.feed_held()?;
         self.chain.mux.emit_by_name::<()>(mux::END_PART, &[]);
+        self.check()
+    }
+
+    /// Sound has stopped: puts silence from the last packet up to `until`, a presentation time in nanoseconds, so that the
+    /// track goes on. Does nothing to pictures, before the first packet, and where sound has been missing for so long
+    /// that it goes on at a discontinuity.
+    ///
+    /// # Errors
+    /// The pipeline has failed.
+    pub fn fill_silence(&mut self, until: i64) -> Result<(), PipelineError> {
+        self.check()?;
+        let offset = i64::try_from(nanoseconds(START_OFFSET)).unwrap_or(0);
+        if let Some(until) = until
+            .checked_add(offset)
+            .and_then(|time| u64::try_from(time).ok())
+        {
+            self.chain
+                .mux
+                .emit_by_name::<()>(mux::FILL_SILENCE, &[&until]);
+        }
         self.check()
     }
 
@@ -172,6 +198,7 @@ impl Pipeline {
     /// The pipeline has failed, or does not drain, or cannot be built anew.
     pub fn discontinuity(&mut self) -> Result<(), PipelineError> {
         self.segment_origin = None;
+        self.feed_held()?;
         self.drain()?;
         self.restart()
     }
@@ -181,6 +208,7 @@ impl Pipeline {
     fn restart(&mut self) -> Result<(), PipelineError> {
         self.shared.flowing.store(false, Ordering::Release);
         self.ask_at = None;
+        self.pictures = pictures(&self.description);
         self.chain = Chain::start(
             &self.description,
             &self.caps,
@@ -215,7 +243,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// The pipeline has failed, or does not drain.
-    pub fn finish(self) -> Result<(), PipelineError> {
+    pub fn finish(mut self) -> Result<(), PipelineError> {
+        self.feed_held()?;
         self.drain()
     }
 
@@ -354,116 +383,12 @@ impl fmt::Debug for Pipeline {
     }
 }
 
-impl Shared {
-    fn fail(&self, message: String) {
-        lock(&self.failure).get_or_insert(message);
-        self.failed.store(true, Ordering::Release);
-    }
-
-    /// Hands something to the owner. A panic there must not unwind into GStreamer.
-    fn emit(&self, output: Output) -> bool {
-        let mut function = lock(&self.output);
-        let done = catch_unwind(AssertUnwindSafe(|| function(output))).is_ok();
-        if !done {
-            self.fail("the receiver of its output panicked".to_owned());
-        }
-        done
-    }
-
-    /// Takes a buffer of the mux.
-    fn take(
-        &self,
-        pad: &gst::Pad,
-        buffer: gst::Buffer,
-    ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let output = if buffer.flags().contains(gst::BufferFlags::HEADER) {
-            made::init_segment(pad, buffer)
-        } else {
-            made::part(buffer)
-        };
-        self.flowing.store(true, Ordering::Release);
-        if let Some(Output::Init(init)) = &output {
-            let mut last = lock(&self.last_init);
-            if last.as_ref() == Some(init) {
-                return Ok(gst::FlowSuccess::Ok);
-            }
-            *last = Some(init.clone());
-        }
-        let Some(output) = output else {
-            self.fail("what comes out of its end was not made by the mux".to_owned());
-            return Err(gst::FlowError::Error);
-        };
-        if self.emit(output) {
-            Ok(gst::FlowSuccess::Ok)
-        } else {
-            Err(gst::FlowError::Error)
-        }
-    }
-}
-
-fn input_pad(shared: &Arc<Shared>) -> gst::Pad {
-    let shared = Arc::clone(shared);
-    gst::Pad::builder(gst::PadDirection::Src)
-        .name("packets")
-        .event_function(move |_, _, event| {
-            if gstreamer_video::ForceKeyUnitEvent::is(&event) {
-                shared.emit(Output::KeyframeWanted);
-            }
-            true
-        })
-        .build()
-}
-
-fn output_pad(shared: &Arc<Shared>) -> Result<gst::Pad, gst::glib::BoolError> {
-    let taker = Arc::clone(shared);
-    let shared = Arc::clone(shared);
-    // Without a template a pad takes no other caps after its first.
-    let template = gst::PadTemplate::new(
-        "boxes",
-        gst::PadDirection::Sink,
-        gst::PadPresence::Always,
-        &gst::Caps::new_any(),
-    )?;
-    Ok(gst::Pad::builder_from_template(&template)
-        .chain_function(move |pad, _, buffer| taker.take(pad, buffer))
-        .event_function(move |_, _, event| {
-            if event.type_() == gst::EventType::Eos {
-                *lock(&shared.drained) = true;
-                shared.wake.notify_all();
-            }
-            true
-        })
-        .build())
-}
-
-fn watch_bus(pipeline: &gst::Pipeline, shared: &Arc<Shared>) {
-    let Some(bus) = pipeline.bus() else { return };
-    let shared = Arc::clone(shared);
-    bus.set_sync_handler(move |_, message| {
-        match message.view() {
-            gst::MessageView::Error(error) => {
-                let text = error_text(error);
-                if error.error().kind::<gst::StreamError>().is_some() {
-                    tracing::debug!("{text}");
-                    *lock(&shared.complaint) = Some(text);
-                } else {
-                    shared.fail(text);
-                }
-            }
-            gst::MessageView::Warning(warning) => {
-                tracing::debug!("pipeline warning: {}", warning.error());
-            }
-            _ => {}
-        }
-        gst::BusSyncReply::Drop
-    });
+/// What lets only whole pictures through, if it is pictures that come.
+fn pictures(description: &Description) -> Option<Pictures> {
+    let codec = description.made_of().codec();
+    (codec.kind() == MediaKind::Video).then(|| Pictures::new(codec))
 }
 
 fn nanoseconds(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// What is behind these locks stays valid when a thread panics while holding one.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

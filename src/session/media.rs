@@ -2,28 +2,37 @@
 //!
 //! Decides how an interruption looks to viewers: a publisher that goes without a word may return within the grace
 //! period and continues the playlist after a discontinuity; one that says goodbye ends it at once.
+//!
+//! A call into GStreamer may never return. What viewers and disk have got so far is therefore kept apart, on the
+//! [`Board`]: a successor takes it over and goes on with new pipelines, and what the stuck one may still make is dropped.
+
+mod successor;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::{Duration, Instant},
+    sync::{Arc, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
     Settings,
+    board::{Board, Estate},
+    checkpoint::Checkpoint,
     outputs::Outputs,
-    publication::{Made, Publication},
-    status::{self, Rates, State, Status},
+    publication::{Made, Publication, Wanted},
+    status::{self, Rates, State},
     worker::Actor,
 };
+use successor::MAX_SUCCESSORS;
+
 use crate::{
     hls,
     id::SessionId,
-    media::{AudioFormat, MediaKind, TrackInfo},
+    media::{AudioFormat, TrackInfo},
     pipeline::Pipelines,
     recording,
     telemetry::Metrics,
-    transport::{EndReason, PublicationId, PublishEvent, PublishTransport},
+    transport::{EndReason, PublicationId, PublishEvent},
 };
 
 /// How often the published status is renewed.
@@ -32,54 +41,17 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// A publisher without packets for this long counts as stalled (requirement R5).
 const STALL: Duration = Duration::from_secs(2);
 
+/// The keyframe that ends the first segment is asked for so that it comes so much after the segment's least length.
+const KEYFRAME_MARGIN: Duration = Duration::from_millis(100);
+
 /// What reaches the media of a session.
 pub(super) enum Event {
     /// From the transport.
     Publish(PublishEvent),
+    /// Go on with a playlist that an earlier process left; comes first if at all.
+    Resume(Box<Checkpoint>),
     /// End everything now and say when it is done.
     Close(tokio::sync::oneshot::Sender<()>),
-}
-
-/// What others may see of a session's media without asking its worker.
-#[derive(Debug)]
-pub(super) struct Board {
-    state: Mutex<BoardState>,
-    pub(super) transport: OnceLock<Weak<PublishTransport>>,
-}
-
-#[derive(Debug)]
-pub(super) struct BoardState {
-    pub(super) stream: Option<hls::Stream>,
-    pub(super) status: Status,
-    /// When the session ended or broke, if it did.
-    pub(super) over_since: Option<Instant>,
-}
-
-impl Board {
-    pub(super) fn new(id: SessionId) -> Self {
-        Self {
-            state: Mutex::new(BoardState {
-                stream: None,
-                status: Status {
-                    id,
-                    state: State::Starting,
-                    since: None,
-                    publication: None,
-                    tracks: Vec::new(),
-                    hls: None,
-                    recording: super::outputs::RecordingStatus::Waiting.into(),
-                    findings: Vec::new(),
-                    dropped_events: 0,
-                },
-                over_since: None,
-            }),
-            transport: OnceLock::new(),
-        }
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, BoardState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The media of one session.
@@ -91,14 +63,14 @@ pub(super) struct Media {
     recordings: Option<Arc<recording::Store>>,
     metrics: Arc<Metrics>,
     board: Arc<Board>,
-    outputs: Option<Outputs>,
-    kinds: Vec<MediaKind>,
-    stream_start: Instant,
+    /// Which owner of the estate this is.
+    owner: u32,
+    since: Instant,
+    /// The publication of a stuck predecessor, to go on with.
+    predecessors: Option<(PublicationId, Vec<TrackInfo>)>,
     publication: Option<Publication>,
     made: Vec<Made>,
     last_packet: Option<Instant>,
-    /// When the playlist ends unless a publisher returns.
-    ends_at: Option<Instant>,
     rates: Rates,
     next_status: Instant,
     last_status: Instant,
@@ -130,53 +102,71 @@ impl Media {
             recordings,
             metrics,
             board,
-            outputs: None,
-            kinds: Vec::new(),
-            stream_start: now,
+            owner: 0,
+            since: now,
+            predecessors: None,
             publication: None,
             made: Vec::new(),
             last_packet: None,
-            ends_at: None,
             rates: Rates::default(),
             next_status: now,
             last_status: now,
         }
     }
 
+    /// What the outputs are, unless a successor has them.
+    fn estate(&self) -> Option<MutexGuard<'_, Estate>> {
+        let estate = self
+            .board
+            .estate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (estate.owner == self.owner).then_some(estate)
+    }
+
     fn begin(&mut self, id: PublicationId, tracks: &[TrackInfo], now: Instant) {
         let mut kinds: Vec<_> = tracks.iter().map(|track| track.codec.kind()).collect();
         kinds.sort_unstable();
-        if self.outputs.is_none() || self.kinds != kinds {
+        let Some(mut estate) = self.estate() else {
+            return;
+        };
+        if estate.outputs.is_none() || estate.kinds != kinds {
             // Players cannot be told of a rendition that comes or goes, so other tracks mean another playlist.
-            self.end_stream(now);
-            let stream = hls::Stream::new(self.settings.hls.clone());
-            self.stream_start = now;
-            self.board.lock().stream = Some(stream.clone());
-            self.outputs = Some(Outputs::new(
-                self.id.clone(),
-                stream,
-                self.recordings.clone(),
-            ));
+            self.end_stream(&mut estate, now);
+            let before = self.board.lock().stream.take();
+            let settings = self.settings.hls.clone();
+            let stream = match before {
+                Some(before) => hls::Stream::after(settings, &before),
+                None => hls::Stream::new(settings),
+            };
+            self.begin_stream(&mut estate, stream, Duration::ZERO, now);
         }
-        self.kinds.clone_from(&kinds);
-        self.ends_at = None;
+        estate.kinds.clone_from(&kinds);
+        estate.ends_at = None;
+        estate.publication = Some((id, tracks.to_vec()));
+        let age = estate.age(now);
+        drop(estate);
         self.last_packet = None;
         self.rates = Rates::default();
-        self.metrics.publications.inc();
+        // A playlist that has segments already is in no hurry to end the first one.
+        let first_segment = self.settings.hls.first_segment;
+        let second_keyframe = (age.is_zero() && first_segment < self.settings.keyframe_interval)
+            .then(|| first_segment + KEYFRAME_MARGIN);
         let publication = Publication::start(
             id,
             tracks,
             Arc::clone(&self.pipelines),
             self.settings.pipeline,
-            self.settings.keyframe_interval,
-            now.saturating_duration_since(self.stream_start),
-            self.makes_aac(),
+            &Wanted {
+                keyframe_interval: self.settings.keyframe_interval,
+                second_keyframe,
+                base: age,
+                aac: self.makes_aac(),
+            },
         );
-        if let Some(outputs) = &mut self.outputs {
+        if let Some(outputs) = self.estate().as_mut().and_then(|e| e.outputs.as_mut()) {
             outputs.begin(kinds, publication.started());
         }
-        let codecs: Vec<_> = tracks.iter().map(|track| track.codec.as_str()).collect();
-        tracing::info!(publication = %id, ?codecs, "publisher connected");
         self.publication = Some(publication);
         self.board.lock().over_since = None;
         self.next_status = now;
@@ -184,6 +174,30 @@ impl Media {
 
     fn makes_aac(&self) -> bool {
         self.settings.hls.audio.contains(&AudioFormat::Aac)
+    }
+
+    /// `age` is that of a playlist which goes on.
+    fn begin_stream(&self, estate: &mut Estate, stream: hls::Stream, age: Duration, now: Instant) {
+        self.board.lock().stream = Some(stream.clone());
+        let outputs = Outputs::new(self.id.clone(), stream, self.recordings.clone());
+        estate.begin_stream(outputs, age, now);
+    }
+
+    fn resume(&mut self, checkpoint: &Checkpoint, now: Instant) {
+        let Some(mut estate) = self.estate() else {
+            return;
+        };
+        let stream = hls::Stream::resume(self.settings.hls.clone(), &checkpoint.playlist);
+        let age = checkpoint.age(SystemTime::now());
+        self.begin_stream(&mut estate, stream, age, now);
+        estate.kinds = checkpoint.kinds();
+        estate.ends_at = Some(now + self.settings.reconnect_grace);
+        drop(estate);
+        self.next_status = now;
+        tracing::info!(
+            grace = ?self.settings.reconnect_grace,
+            "the playlist goes on after a crash, as soon as the publisher is back"
+        );
     }
 
     fn publication_ended(&mut self, id: PublicationId, reason: &EndReason, now: Instant) {
@@ -195,64 +209,96 @@ impl Media {
             return;
         }
         tracing::info!(publication = %id, %reason, "publisher gone");
+        let at_once = matches!(
+            reason,
+            EndReason::Deleted | EndReason::Kicked | EndReason::Shutdown
+        );
+        if let Some(mut estate) = self.estate() {
+            estate.publication = None;
+            estate.departed = Some(id);
+            estate.ends_at = Some(if at_once {
+                now
+            } else {
+                now + self.settings.reconnect_grace
+            });
+        }
         if let Some(publication) = self.publication.take() {
             publication.finish(now, &mut self.made);
         }
         self.publish_made(now);
-        if let Some(outputs) = &mut self.outputs {
-            outputs.end_recording(now);
-            for kind in &self.kinds {
-                outputs.pause(*kind);
+        if let Some(mut estate) = self.estate() {
+            let kinds = estate.kinds.clone();
+            if let Some(outputs) = &mut estate.outputs {
+                outputs.end_recording(now);
+                for kind in kinds {
+                    outputs.pause(kind);
+                }
             }
-        }
-        if matches!(
-            reason,
-            EndReason::Deleted | EndReason::Kicked | EndReason::Shutdown
-        ) {
-            self.end_stream(now);
-        } else {
-            self.ends_at = Some(now + self.settings.reconnect_grace);
+            if at_once {
+                self.end_stream(&mut estate, now);
+            }
         }
         self.next_status = now;
     }
 
-    fn end_stream(&mut self, now: Instant) {
-        self.ends_at = None;
-        if let Some(mut outputs) = self.outputs.take() {
-            outputs.end_stream(now);
+    fn end_stream(&self, estate: &mut Estate, now: Instant) {
+        if estate.end_stream(now) {
             tracing::info!("stream ended");
             self.board.lock().over_since = Some(now);
         }
     }
 
     fn publish_made(&mut self, now: Instant) {
-        let Some(outputs) = &mut self.outputs else {
-            self.made.clear();
-            return;
-        };
-        for made in self.made.drain(..) {
-            match made {
-                Made::Init(kind, init) => outputs.init(kind, init, now),
-                Made::Part(kind, part, at) => {
-                    self.metrics.parts.get_or_create(&kind.into()).inc();
-                    self.metrics
-                        .part_bytes
-                        .get_or_create(&kind.into())
-                        .inc_by(part.bytes.len() as u64);
-                    outputs.part(kind, part, at, now);
+        let mut made = std::mem::take(&mut self.made);
+        if let Some(mut estate) = self.estate() {
+            let mut boundary = false;
+            if let Some(outputs) = &mut estate.outputs {
+                for made in made.drain(..) {
+                    boundary |= matches!(&made, Made::Part(_, part, _) if part.starts_segment || part.discontinuity);
+                    self.publish(made, outputs, now);
                 }
-                Made::Pause(kind) => outputs.pause(kind),
-                Made::AacInit(init) => outputs.aac_init(init),
-                Made::AacPart(part, at) => outputs.aac_part(part, at),
-                Made::AacLeft => outputs.leave_aac(),
-                Made::KeyframeRequest(track) => {
-                    if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
-                        transport.request_keyframe(track);
-                    }
+                outputs.poll(now);
+            }
+            if boundary {
+                estate.note();
+            }
+        }
+        // The room is used again.
+        made.clear();
+        self.made = made;
+    }
+
+    fn publish(&self, made: Made, outputs: &mut Outputs, now: Instant) {
+        match made {
+            Made::Init(kind, init) => outputs.init(kind, init, now),
+            Made::Part(kind, part, at) => {
+                self.metrics.parts.get_or_create(&kind.into()).inc();
+                self.metrics
+                    .part_bytes
+                    .get_or_create(&kind.into())
+                    .inc_by(part.bytes.len() as u64);
+                outputs.part(kind, part, at, now);
+            }
+            Made::Pause(kind) => outputs.pause(kind),
+            Made::AacInit(init) => outputs.aac_init(init),
+            Made::AacPart(part, at) => outputs.aac_part(part, at),
+            Made::AacLeft => outputs.leave_aac(),
+            Made::KeyframeRequest(track) => {
+                tracing::debug!(track, "asking the publisher for a keyframe");
+                if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
+                    transport.request_keyframe(track);
                 }
             }
         }
-        outputs.poll(now);
+    }
+
+    /// The session is over, with these words for the operator.
+    fn fail(&self, finding: &str) {
+        tracing::error!("{finding}; this session ends, others go on");
+        let mut board = self.board.lock();
+        board.status.state = State::Failed;
+        board.status.findings = vec![finding.to_owned()];
+        board.over_since = Some(Instant::now());
     }
 
     fn renew_status(&mut self, now: Instant) {
@@ -265,6 +311,13 @@ impl Media {
         }
         self.last_status = now;
         self.next_status = now + STATUS_INTERVAL;
+        let Some(mut estate) = self.estate() else {
+            return;
+        };
+        // Segments may also end without a new one that begins.
+        if self.publication.is_some() {
+            estate.note();
+        }
         let silent = self
             .last_packet
             .is_none_or(|at| now.saturating_duration_since(at) > STALL);
@@ -274,7 +327,7 @@ impl Media {
             .as_ref()
             .is_some_and(|hls| hls.state == hls::State::Live);
         let status = &mut board.status;
-        status.state = match (&self.publication, &self.outputs) {
+        status.state = match (&self.publication, &estate.outputs) {
             (Some(_), _) if self.last_packet.is_some() && silent => State::Stalled,
             (Some(_), _) if playable => State::Live,
             (None, Some(_)) => State::Reconnecting,
@@ -290,7 +343,7 @@ impl Media {
             .publication
             .as_ref()
             .map(|publication| status::utc(publication.started()));
-        if let Some(outputs) = &self.outputs {
+        if let Some(outputs) = &estate.outputs {
             status.recording = outputs.recording().into();
         }
         (status.tracks, status.findings) = match &self.publication {
@@ -301,6 +354,12 @@ impl Media {
             ),
             None => (Vec::new(), Vec::new()),
         };
+        let offset = self
+            .publication
+            .as_ref()
+            .and_then(|publication| publication.av_offset(now));
+        status.av_offset_ms = offset.map(|offset| status::millis(offset.offset));
+        status.av_offset_uncertainty_ms = offset.map(|offset| status::millis(offset.uncertainty));
         if status.state == State::Stalled {
             status
                 .findings
@@ -312,8 +371,14 @@ impl Media {
                 .push(format!("nothing is recorded: {error}"));
         }
         if let Some(failure) = self.publication.as_ref().and_then(Publication::failure) {
+            status
+                .findings
+                .push(format!("a pipeline failed: {failure}"));
+        }
+        if self.owner > 0 {
             status.findings.push(format!(
-                "a pipeline failed and was started again: {failure}"
+                "the pipelines hung and were replaced {} time(s); after {MAX_SUCCESSORS} the session ends",
+                self.owner
             ));
         }
     }
@@ -326,13 +391,15 @@ impl Actor for Media {
         let span = self.span.clone();
         let _entered = span.enter();
         let now = Instant::now();
+        self.take_over(now);
         match event {
             Event::Publish(PublishEvent::Rtp {
                 publication,
                 track,
                 packet,
                 arrival,
-            }) => {
+                // What waited behind a stuck predecessor is late, and the pipelines need a keyframe anyway.
+            }) if arrival >= self.since => {
                 if let Some(current) = self
                     .publication
                     .as_mut()
@@ -347,7 +414,7 @@ impl Actor for Media {
                 track,
                 report,
                 arrival,
-            }) => {
+            }) if arrival >= self.since => {
                 if let Some(current) = self
                     .publication
                     .as_mut()
@@ -356,21 +423,41 @@ impl Actor for Media {
                     current.sender_report(track, report, arrival);
                 }
             }
+            Event::Publish(PublishEvent::Rtp { .. } | PublishEvent::SenderReport { .. }) => {}
             Event::Publish(PublishEvent::Started {
                 publication,
                 tracks,
-            }) => self.begin(publication, &tracks, now),
+            }) => {
+                self.metrics.publications.inc();
+                let codecs: Vec<_> = tracks.iter().map(|track| track.codec.as_str()).collect();
+                tracing::info!(%publication, ?codecs, "publisher connected");
+                self.begin(publication, &tracks, now);
+            }
             Event::Publish(PublishEvent::Ended {
                 publication,
                 reason,
             }) => {
                 self.publication_ended(publication, &reason, now);
             }
+            Event::Publish(PublishEvent::Withdrawn { publication }) => {
+                // A successor that was quicker goes on with the playlist.
+                let ends = self
+                    .estate()
+                    .filter(|estate| estate.departed == Some(publication))
+                    .filter(|_| self.publication.is_none())
+                    .map(|mut estate| self.end_stream(&mut estate, now));
+                if ends.is_some() {
+                    self.next_status = now;
+                }
+            }
+            Event::Resume(checkpoint) => self.resume(&checkpoint, now),
             Event::Close(done) => {
                 if let Some(id) = self.publication.as_ref().map(Publication::id) {
                     self.publication_ended(id, &EndReason::Shutdown, now);
                 }
-                self.end_stream(now);
+                if let Some(mut estate) = self.estate() {
+                    self.end_stream(&mut estate, now);
+                }
                 self.renew_status(now);
                 // Whoever asked may have stopped waiting, which changes nothing here.
                 let _nobody_waits = done.send(());
@@ -381,11 +468,14 @@ impl Actor for Media {
     fn poll(&mut self, now: Instant) -> Option<Instant> {
         let span = self.span.clone();
         let _entered = span.enter();
+        self.take_over(now);
         let mut deadline = None;
-        if self.makes_aac()
-            && let Some(outputs) = &mut self.outputs
-        {
-            let wanted = outputs.wants_aac();
+        if self.makes_aac() {
+            let wanted = self
+                .estate()
+                .as_mut()
+                .and_then(|estate| estate.outputs.as_mut())
+                .is_some_and(Outputs::wants_aac);
             if let Some(publication) = &mut self.publication {
                 publication.want_aac(wanted);
             }
@@ -394,15 +484,18 @@ impl Actor for Media {
             deadline = publication.poll(now, &mut self.made);
         }
         self.publish_made(now);
-        if self.ends_at.is_some_and(|at| at <= now) {
-            self.end_stream(now);
-            self.next_status = now;
+        let mut estate = self.estate()?;
+        let ended = estate.ends_at.is_some_and(|at| at <= now);
+        if ended {
+            self.end_stream(&mut estate, now);
         }
-        let active = self.publication.is_some() || self.outputs.is_some();
-        if now >= self.next_status {
+        let active = self.publication.is_some() || estate.outputs.is_some();
+        let ends_at = estate.ends_at;
+        drop(estate);
+        if ended || now >= self.next_status {
             self.renew_status(now);
         }
-        [deadline, self.ends_at, active.then_some(self.next_status)]
+        [deadline, ends_at, active.then_some(self.next_status)]
             .into_iter()
             .flatten()
             .min()
@@ -411,18 +504,9 @@ impl Actor for Media {
     fn panicked(&mut self, message: &str) {
         let span = self.span.clone();
         let _entered = span.enter();
-        tracing::error!(
-            message,
-            "the session's media broke; this session ends, others go on"
-        );
-        {
-            let mut board = self.board.lock();
-            board.status.state = State::Failed;
-            board.status.findings = vec![format!("internal error, please report it: {message}")];
-            board.over_since = Some(Instant::now());
-        }
-        if let Some(mut outputs) = self.outputs.take() {
-            outputs.end_stream(Instant::now());
+        self.fail(&format!("internal error, please report it: {message}"));
+        if let Some(mut estate) = self.estate() {
+            estate.end_stream(Instant::now());
         }
     }
 }
@@ -434,6 +518,11 @@ impl Drop for Media {
             publication.finish(Instant::now(), &mut self.made);
             self.publish_made(Instant::now());
         }
-        self.end_stream(Instant::now());
+        if let Some(mut estate) = self.estate() {
+            self.end_stream(&mut estate, Instant::now());
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

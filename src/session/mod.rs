@@ -7,6 +7,8 @@
 //! it some time after its end. The media of each runs as an actor on the media workers.
 
 mod aac;
+mod board;
+mod checkpoint;
 mod media;
 mod outputs;
 mod publication;
@@ -17,6 +19,7 @@ mod worker;
 use std::{
     collections::HashMap,
     fmt,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -26,9 +29,11 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::status::{Recording, State, Status, Track};
+pub use self::status::{Connection, Recording, State, Status, Track};
 use self::{
-    media::{Board, Event, Media},
+    board::Board,
+    checkpoint::{Checkpoint, Checkpoints},
+    media::{Event, Media},
     worker::{Mailbox, Workers},
 };
 use crate::{
@@ -47,6 +52,13 @@ use crate::{
 /// Events a session may have waiting for its worker: at 370 packets a second more than 5 s of them.
 const INBOX: usize = 2048;
 
+/// A call into a session's media that takes longer is given up: its timeline and pipelines need microseconds for a
+/// packet, and at most 4 s to drain two pipelines at the end.
+const CALL_LIMIT: Duration = Duration::from_secs(6);
+
+/// With so many threads lost in calls that do not return, nothing is started any more.
+const MAX_STUCK: usize = 16;
+
 /// How often sessions that are over are looked for.
 const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -55,6 +67,9 @@ const UNUSED: Duration = Duration::from_secs(10);
 
 /// How long closing one session may take at shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the disk may take at shutdown to forget the playlists, which have all ended.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How sessions are made and kept.
 #[derive(Clone, Debug)]
@@ -69,6 +84,8 @@ pub struct Settings {
     pub keyframe_interval: Duration,
     /// How long a playlist waits for a publisher that went without a word.
     pub reconnect_grace: Duration,
+    /// Folder that says where the playlists are, so that they go on after a crash of the process; `None`: they do not.
+    pub checkpoints: Option<PathBuf>,
     /// Sessions that may be there at once.
     pub max_sessions: usize,
     /// The only ids that may publish; empty for any.
@@ -94,6 +111,7 @@ struct Inner {
     connector: Arc<dyn Connector>,
     pipelines: Arc<Pipelines>,
     recordings: Option<Arc<recording::Store>>,
+    checkpoints: Option<Arc<Checkpoints>>,
     metrics: Arc<Metrics>,
     workers: Workers,
     sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
@@ -126,7 +144,9 @@ impl PublishSink for ToMedia {
                     self.metrics.events_dropped.inc();
                 }
             }
-            PublishEvent::Started { .. } | PublishEvent::Ended { .. } => {
+            PublishEvent::Started { .. }
+            | PublishEvent::Ended { .. }
+            | PublishEvent::Withdrawn { .. } => {
                 self.mailbox.send(Event::Publish(event));
             }
         }
@@ -169,15 +189,24 @@ impl Session {
     }
 
     fn status(&self) -> Status {
-        Status {
-            dropped_events: self.mailbox.dropped(),
-            ..self.board.lock().status.clone()
+        let mut status = self.board.lock().status.clone();
+        status.connection = self.transport.current().as_ref().map(Into::into);
+        status.dropped_events = self.mailbox.dropped();
+        if status.dropped_events > 0 {
+            status.findings.push(format!(
+                "{} packets were dropped because the session's queue was full: the publisher sends too much at once, or \
+                 this machine is too slow",
+                status.dropped_events
+            ));
         }
+        status
     }
 }
 
 impl Sessions {
-    /// No sessions yet. Must be called within a tokio runtime, on which the housekeeping then runs.
+    /// No sessions but those that a crash of an earlier process cut off: their playlists wait for their publishers, for
+    /// [`Settings::reconnect_grace`] at most. Must be called within a tokio runtime, on which the housekeeping then
+    /// runs.
     ///
     /// # Errors
     ///
@@ -189,18 +218,30 @@ impl Sessions {
         recordings: Option<Arc<recording::Store>>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
+        let (checkpoints, left) = match settings.checkpoints.clone().map(Checkpoints::open) {
+            Some(Ok((checkpoints, left))) => (Some(Arc::new(checkpoints)), left),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "playlists will not go on after a crash: their folder cannot be used");
+                (None, Vec::new())
+            }
+            None => (None, Vec::new()),
+        };
         let sessions = Self(Arc::new(Inner {
-            workers: Workers::start(settings.workers)?,
+            workers: Workers::start(settings.workers, CALL_LIMIT)?,
             settings: Arc::new(settings),
             connector,
             pipelines,
             recordings,
+            checkpoints,
             metrics,
             sessions: Mutex::default(),
             draining: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }));
+        for (id, checkpoint) in left {
+            sessions.resume(id, checkpoint);
+        }
         let reaper = sessions.clone();
         sessions.0.tasks.spawn(async move {
             let mut interval = tokio::time::interval(REAP_INTERVAL);
@@ -246,6 +287,11 @@ impl Sessions {
         }
     }
 
+    /// Threads that hang in calls into a session's media; each was replaced by another.
+    pub fn stuck_workers(&self) -> usize {
+        self.0.workers.stuck()
+    }
+
     /// Whether new publishers are refused because the gateway is going down.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Relaxed)
@@ -267,13 +313,41 @@ impl Sessions {
             }
         }))
         .await;
+        if let Some(checkpoints) = self.0.checkpoints.clone() {
+            let flushed = tokio::task::spawn_blocking(move || checkpoints.flush(FLUSH_LIMIT)).await;
+            if !matches!(flushed, Ok(true)) {
+                tracing::warn!("the playlists' checkpoints were not deleted in time");
+            }
+        }
     }
 
-    /// Lets go of sessions that are over.
+    /// Goes on with a playlist that a crash cut off.
+    fn resume(&self, id: SessionId, checkpoint: Checkpoint) {
+        let settings = &self.0.settings;
+        let known = &settings.known_sessions;
+        let mut sessions = self.0.map();
+        if checkpoint.playlist.target_duration != settings.hls.target_duration()
+            || (!known.is_empty() && !known.contains(&id))
+            || sessions.len() >= settings.max_sessions
+        {
+            tracing::info!(session_id = %id, "the playlist does not go on: the configuration is another one");
+            drop(sessions);
+            if let Some(checkpoints) = &self.0.checkpoints {
+                checkpoints.forget(&id);
+            }
+            return;
+        }
+        let session = self.make(id.clone());
+        session.mailbox.send(Event::Resume(Box::new(checkpoint)));
+        sessions.insert(id, session);
+    }
+
+    /// Lets go of sessions that are over, and counts the threads that are stuck.
     async fn reap(&self) {
         let now = Instant::now();
-        // Viewers who are behind still get the tail, and late ones see the end rather than a 404.
-        let keep = self.0.settings.hls.window + self.0.settings.hls.segment_duration * 3;
+        let stuck = i64::try_from(self.stuck_workers()).unwrap_or(i64::MAX);
+        self.0.metrics.stuck_workers.set(stuck);
+        let keep = self.0.settings.hls.reach();
         let spent: Vec<_> = {
             let mut sessions = self.0.map();
             let spent: Vec<_> = sessions
@@ -311,6 +385,11 @@ impl Sessions {
                 "the gateway is shutting down".to_owned(),
             ));
         }
+        if self.stuck_workers() >= MAX_STUCK {
+            return Err(PublishError::Unavailable(format!(
+                "{MAX_STUCK} media threads hang in calls that do not return: see the log for whose, and restart the gateway"
+            )));
+        }
         let settings = &self.0.settings;
         if !settings.known_sessions.is_empty() && !settings.known_sessions.contains(&id) {
             return Err(PublishError::UnknownSession);
@@ -334,7 +413,14 @@ impl Sessions {
                 retry_after: REAP_INTERVAL * 5,
             });
         }
-        let board = Arc::new(Board::new(id.clone()));
+        let session = self.make(id.clone());
+        sessions.insert(id, Arc::clone(&session));
+        Ok(session)
+    }
+
+    fn make(&self, id: SessionId) -> Arc<Session> {
+        let settings = &self.0.settings;
+        let board = Arc::new(Board::new(id.clone(), self.0.checkpoints.clone()));
         let media = Media::new(
             id.clone(),
             Arc::clone(settings),
@@ -343,7 +429,25 @@ impl Sessions {
             Arc::clone(&self.0.metrics),
             Arc::clone(&board),
         );
-        let mailbox = self.0.workers.spawn(media, INBOX);
+        let succeed = {
+            let settings = Arc::clone(settings);
+            let pipelines = Arc::clone(&self.0.pipelines);
+            let recordings = self.0.recordings.clone();
+            let metrics = Arc::clone(&self.0.metrics);
+            let board = Arc::clone(&board);
+            move |stuck| {
+                Media::succeed(
+                    id.clone(),
+                    Arc::clone(&settings),
+                    Arc::clone(&pipelines),
+                    recordings.clone(),
+                    Arc::clone(&metrics),
+                    Arc::clone(&board),
+                    stuck > MAX_STUCK,
+                )
+            }
+        };
+        let mailbox = self.0.workers.spawn(media, INBOX, succeed);
         let transport = PublishTransport::new(
             Arc::clone(&self.0.connector),
             Arc::new(ToMedia {
@@ -354,14 +458,12 @@ impl Sessions {
         );
         // Set once, right here.
         board.transport.get_or_init(|| Arc::downgrade(&transport));
-        let session = Arc::new(Session {
+        Arc::new(Session {
             transport,
             board,
             mailbox,
             asked_for: Mutex::new(Instant::now()),
-        });
-        sessions.insert(id, Arc::clone(&session));
-        Ok(session)
+        })
     }
 }
 

@@ -299,6 +299,11 @@ impl Outputs {
         lock(&self.in_flight).clear();
     }
 
+    /// Where the playlists are.
+    pub(super) fn progress(&self) -> hls::Progress {
+        self.stream.progress()
+    }
+
     /// How the recording does.
     pub(super) fn recording(&self) -> RecordingStatus {
         match (&self.failure, &self.recorder) {

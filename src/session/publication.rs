@@ -19,7 +19,7 @@ use crate::{
     },
     pipeline::{self, Output, Pipeline, PipelineError, Pipelines},
     timeline::{
-        self, Event, Timeline, TrackClock, TrackStats,
+        self, AvOffset, Event, Timeline, TrackClock, TrackStats,
         keyframes::{self, KeyframeDemand},
     },
     transport::PublicationId,
@@ -27,6 +27,17 @@ use crate::{
 
 /// A track whose pipeline failed this often within one publication stays off.
 const MAX_RESTARTS: u32 = 5;
+
+/// A track whose timestamps jump more often than this within [`JUMPS_WITHIN`] is left out: each jump takes new elements.
+const MAX_JUMPS: u32 = 20;
+const JUMPS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Sound that has not come so long after it was due is replaced by silence: longer than lost packets are waited for, and
+/// short enough for players not to run dry.
+const SILENCE_AFTER: Duration = Duration::from_millis(250);
+
+/// While sound is missing, silence is made in steps of this.
+const SILENCE_STEP: Duration = Duration::from_millis(50);
 
 /// What a publication makes, in order.
 #[derive(Debug)]
@@ -58,11 +69,15 @@ struct Track {
     collector: Collector,
     timescale: u32,
     restarts: u32,
+    /// Jumps of the timestamps since this time.
+    jumps: (Monotonic, u32),
     resolution: Option<(u32, u32)>,
     /// Only for video.
     demand: Option<KeyframeDemand>,
     /// Only for video that is transcoded: then [`Self::demand`] is for our own encoder.
     repair: Option<Repair>,
+    /// Only for sound: up to where there is any, in ns of presentation time.
+    heard_until: Option<i64>,
 }
 
 impl Track {
@@ -74,6 +89,19 @@ impl Track {
             demand.lost();
         }
     }
+}
+
+/// What a session wants of a publication.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Each segment is to start with a keyframe after this much media.
+    pub(super) keyframe_interval: Duration,
+    /// When the second keyframe is wanted, if before the end of a segment.
+    pub(super) second_keyframe: Option<Duration>,
+    /// Age of the session's playlist, which presentation times go on from.
+    pub(super) base: Duration,
+    /// AAC may be made beside Opus.
+    pub(super) aac: bool,
 }
 
 /// The media state of one publication.
@@ -111,19 +139,18 @@ pub(super) struct TrackStatus {
     pub(super) failed: bool,
     /// Presentation time between the last two keyframes, and whether requests for keyframes are ignored.
     pub(super) keyframes: Option<(Option<Duration>, bool)>,
+    /// For how long the track is aligned with the others by arrival only.
+    pub(super) aligned_by_arrival: Option<Duration>,
 }
 
 impl Publication {
-    /// Starts the pipelines of these tracks. `base` is the age of the session's playlist; `with_aac` permits AAC beside
-    /// Opus.
+    /// Starts the pipelines of these tracks.
     pub(super) fn start(
         id: PublicationId,
         tracks: &[TrackInfo],
         pipelines: Arc<Pipelines>,
         settings: pipeline::Settings,
-        keyframe_interval: Duration,
-        base: Duration,
-        with_aac: bool,
+        wanted: &Wanted,
     ) -> Self {
         let clocks: Vec<_> = tracks
             .iter()
@@ -136,13 +163,13 @@ impl Publication {
             id,
             epoch: Instant::now(),
             epoch_wall: SystemTime::now(),
-            base: i64::try_from(base.as_nanos()).unwrap_or(i64::MAX),
+            base: i64::try_from(wanted.base.as_nanos()).unwrap_or(i64::MAX),
             zero_wall: None,
             timeline: Timeline::new(timeline::Settings::default(), &clocks),
             tracks: Vec::with_capacity(tracks.len()),
             aac: tracks
                 .iter()
-                .position(|info| with_aac && info.codec.kind() == MediaKind::Audio)
+                .position(|info| wanted.aac && info.codec.kind() == MediaKind::Audio)
                 .map(|index| Aac::new(index, tracks[index].clone())),
             pipelines,
             settings,
@@ -151,7 +178,8 @@ impl Publication {
         for info in tracks {
             let demand = (info.codec.kind() == MediaKind::Video).then(|| {
                 KeyframeDemand::new(keyframes::Settings {
-                    segment_duration: keyframe_interval,
+                    segment_duration: wanted.keyframe_interval,
+                    second: wanted.second_keyframe,
                     ..keyframes::Settings::default()
                 })
             });
@@ -161,10 +189,12 @@ impl Publication {
                 collector: Collector::default(),
                 timescale: info.clock_rate,
                 restarts: 0,
+                jumps: (Monotonic::ZERO, 0),
                 resolution: None,
                 repair: (demand.is_some() && info.codec.transcoded_to().is_some())
                     .then(Repair::default),
                 demand,
+                heard_until: None,
             });
         }
         for index in 0..publication.tracks.len() {
@@ -193,11 +223,17 @@ impl Publication {
                 stats: self.timeline.stats(index),
                 resolution: track.resolution,
                 failed: track.pipeline.is_none(),
+                aligned_by_arrival: self.timeline.aligned_by_arrival(index),
                 keyframes: track
                     .demand
                     .as_ref()
                     .map(|demand| (demand.observed_interval(), demand.ignores_requests())),
             })
+    }
+
+    /// Measured offset of sound against picture; `None` without both.
+    pub(super) fn av_offset(&self, now: Instant) -> Option<AvOffset> {
+        self.timeline.av_offset(self.since_epoch(now))
     }
 
     /// What broke last, if anything did.
@@ -237,7 +273,11 @@ impl Publication {
         while let Some(event) = self.timeline.poll(monotonic) {
             self.event(event, monotonic, made);
         }
-        let mut deadline = self.timeline.deadline();
+        let silence = self.fill_silence(monotonic, made);
+        let mut deadline = [self.timeline.deadline(), silence]
+            .into_iter()
+            .flatten()
+            .min();
         for (index, track) in self.tracks.iter_mut().enumerate() {
             let Some(demand) = &mut track.demand else {
                 continue;
@@ -262,6 +302,33 @@ impl Publication {
                 .min();
         }
         deadline.map(|deadline| self.epoch + deadline)
+    }
+
+    /// Goes on with silence where sound has stopped (muted, discontinuous transmission) while the publication is live, and
+    /// says when to look again. Sound that stops would stop players, which play pictures and sound together.
+    fn fill_silence(&mut self, now: Monotonic, made: &mut Vec<Made>) -> Option<Monotonic> {
+        if !self.timeline.is_live(now) {
+            return None;
+        }
+        let mut next: Option<Monotonic> = None;
+        for index in 0..self.tracks.len() {
+            let heard_until = self.tracks[index].heard_until;
+            let due = self.timeline.presentation_time(index, now);
+            let Some((heard_until, due)) = heard_until.zip(due) else {
+                continue;
+            };
+            let until = due.saturating_add(self.base) - signed_nanos(SILENCE_AFTER);
+            let mut missing = until - heard_until;
+            if missing >= signed_nanos(SILENCE_STEP) {
+                self.tracks[index].heard_until = Some(until);
+                self.drive(index, made, |pipeline| pipeline.fill_silence(until));
+                missing = 0;
+            }
+            let wait = u64::try_from(signed_nanos(SILENCE_STEP) - missing).unwrap_or(0);
+            let at = now + Duration::from_nanos(wait);
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        next
     }
 
     /// Everything still held comes out; the publication is over.
@@ -294,6 +361,9 @@ impl Publication {
                     .get_or_insert_with(|| shift(self.epoch_wall + arrival, -pts));
                 if let Some(demand) = &mut self.tracks[track].demand {
                     demand.picture(now, pts);
+                } else {
+                    let heard_until = &mut self.tracks[track].heard_until;
+                    *heard_until = (*heard_until).max(Some(pts));
                 }
                 self.drive(track, made, |pipeline| {
                     pipeline.push(&packet, pts, after_loss)
@@ -311,16 +381,40 @@ impl Publication {
                 self.tracks[track].needs_keyframe();
             }
             Event::Discontinuity { track } => {
-                tracing::info!(track, "the track's timestamps jumped");
+                tracing::debug!(track, "the track's timestamps jumped");
+                if self.jumps_too_often(track, now) {
+                    self.tracks[track].pipeline = None;
+                    self.failure = Some(format!(
+                        "the timestamps of track {track} jumped {MAX_JUMPS} times within {} s; it is left out",
+                        JUMPS_WITHIN.as_secs()
+                    ));
+                    tracing::warn!(
+                        track,
+                        "the timestamps jump all the time: the track is left out"
+                    );
+                }
+                self.tracks[track].heard_until = None;
                 self.drive(track, made, Pipeline::discontinuity);
                 self.interrupt_aac(track, made);
             }
+            // Silence takes the place of sound for as long as there are pictures.
+            Event::Idle { track }
+                if self.tracks[track].heard_until.is_some() && self.timeline.is_live(now) => {}
             Event::Idle { track } => {
                 self.drive(track, made, Pipeline::end_part);
                 self.interrupt_aac(track, made);
                 made.push(Made::Pause(self.tracks[track].info.codec.kind()));
             }
         }
+    }
+
+    fn jumps_too_often(&mut self, index: TrackIndex, now: Monotonic) -> bool {
+        let (since, jumps) = &mut self.tracks[index].jumps;
+        if now.saturating_sub(*since) > JUMPS_WITHIN {
+            (*since, *jumps) = (now, 0);
+        }
+        *jumps += 1;
+        *jumps == MAX_JUMPS
     }
 
     /// Does something to a track's pipeline and collects what it makes; a pipeline that fails is replaced.
@@ -408,6 +502,9 @@ impl Publication {
                 Output::Init(init) => {
                     track.timescale = init.timescale;
                     track.resolution = init.resolution;
+                    if let Some(demand) = &mut track.demand {
+                        demand.keyframe_at_hand();
+                    }
                     made.push(Made::Init(kind, init));
                 }
                 Output::Part(part) => {
@@ -434,6 +531,10 @@ impl Publication {
             }
         }
     }
+}
+
+fn signed_nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn shift(time: SystemTime, nanos: i64) -> SystemTime {

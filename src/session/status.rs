@@ -1,6 +1,9 @@
 //! What a session says of itself to operators: plain, serializable values, and findings in plain words.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 
@@ -14,6 +17,7 @@ use crate::{
     media::{Codec, MediaKind},
     telemetry::Metrics,
     timeline::MappingSource,
+    transport::PublicationInfo,
 };
 
 /// Where a session is in its life.
@@ -47,8 +51,15 @@ pub struct Status {
     pub since: Option<time::OffsetDateTime>,
     /// The publication in place, as in the session URL.
     pub publication: Option<String>,
+    /// How its publisher is connected.
+    pub connection: Option<Connection>,
     /// Its tracks.
     pub tracks: Vec<Track>,
+    /// How much later than its picture sound is presented, in ms, measured against the publisher's sender reports;
+    /// negative when it is early. `None` unless there are sound and picture.
+    pub av_offset_ms: Option<f64>,
+    /// The true offset is `av_offset_ms` plus or minus this.
+    pub av_offset_uncertainty_ms: Option<f64>,
     /// Playlists and memory.
     pub hls: Option<hls::Status>,
     /// The recording of the publication in place.
@@ -57,6 +68,27 @@ pub struct Status {
     pub findings: Vec<String>,
     /// Events that found the session's queue full.
     pub dropped_events: u64,
+}
+
+/// A publisher's connection at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Connection {
+    /// Where its media comes from, once known.
+    pub remote_address: Option<SocketAddr>,
+    /// Packets asked for again (RTCP NACK, RFC 4585 section 6.2.1).
+    pub nacks_sent: u64,
+    /// Keyframes asked for (PLI or FIR).
+    pub keyframe_requests: u64,
+}
+
+impl From<&PublicationInfo> for Connection {
+    fn from(publication: &PublicationInfo) -> Self {
+        Self {
+            remote_address: publication.stats.remote_address,
+            nacks_sent: publication.stats.nacks_sent,
+            keyframe_requests: publication.stats.plis_sent,
+        }
+    }
 }
 
 /// One track at one moment.
@@ -114,6 +146,15 @@ impl From<RecordingStatus> for Recording {
             error,
         }
     }
+}
+
+/// Time without usable sender reports after which it is worth a word: `FFmpeg` sends one every 5 s.
+const NO_REPORTS: Duration = Duration::from_secs(8);
+
+/// Nanoseconds as milliseconds.
+#[expect(clippy::cast_precision_loss, reason = "microseconds are enough")]
+pub(super) fn millis(nanos: i64) -> f64 {
+    (nanos / 1_000) as f64 / 1_000.0
 }
 
 /// Turns the counters of the tracks into rates, and passes what was added to them on to the metrics.
@@ -212,6 +253,16 @@ fn finding(track: &TrackState, segment: Duration) -> Option<String> {
     if track.failed {
         return Some(format!(
             "the {codec} track cannot be processed and is left out; the log says why"
+        ));
+    }
+    if track
+        .aligned_by_arrival
+        .is_some_and(|time| time > NO_REPORTS)
+    {
+        return Some(format!(
+            "sound and picture are aligned by arrival only: no usable RTCP sender reports come for the {codec} track, so \
+             lip-sync may be off by as much as one track takes longer than the other; let the publisher send sender \
+             reports of one clock for all tracks, and let RTCP through"
         ));
     }
     match track.keyframes {

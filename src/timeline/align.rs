@@ -9,6 +9,7 @@
 use super::{
     Timeline, Track,
     mapping::{JUMP, Mapping},
+    offset::History,
     stats::MappingSource,
     transit::WINDOW,
     unwrap::{MILLISECOND, SECOND, duration_nanos, nanos},
@@ -50,10 +51,28 @@ pub(super) struct Reports {
     /// Error of the last doubtful report and how many in a row agreed on it.
     doubt: Option<(i64, u8)>,
     /// Offset of this track's NTP clock that is not believed, in ns.
-    bias: i64,
+    pub(super) bias: i64,
+    /// The ones that were believed.
+    pub(super) history: History,
 }
 
 impl Reports {
+    /// By how much the last report contradicts the mapping, while nobody knows who is right.
+    pub(super) fn doubted(&self) -> Option<i64> {
+        self.doubt
+            .map(|(error, _)| error)
+            .filter(|error| error.abs() <= ABSURD)
+    }
+
+    /// The newest report is believed.
+    fn follow(&mut self) {
+        self.doubt = None;
+        if let Some(report) = self.latest {
+            self.followed = Some(report.arrival);
+            self.history.push(report);
+        }
+    }
+
     /// Counts a report that contradicts the mapping by `error`; how many in a row agree.
     fn doubt(&mut self, error: i64) -> u8 {
         let agreeing = match self.doubt {
@@ -96,7 +115,7 @@ impl Track {
         Some(report.time_of(head.packet.timestamp, self.clock.clock_rate))
     }
 
-    fn by_reports(&self) -> bool {
+    pub(super) fn by_reports(&self) -> bool {
         self.mapping
             .as_ref()
             .is_some_and(|mapping| mapping.source == MappingSource::SenderReport)
@@ -107,7 +126,7 @@ impl Track {
         if let Some((head, transit)) = self.reorder.media().next().zip(transit) {
             self.mapping = Some(Mapping::new(self.clock, head, origin, transit, source));
             if source == MappingSource::SenderReport {
-                self.reports.followed = self.reports.latest.map(|report| report.arrival);
+                self.reports.follow();
             }
         }
     }
@@ -250,25 +269,24 @@ impl Timeline {
         let Some(epoch) = self.epoch else {
             self.epoch = Some(report.time - settled);
             mapping.source = MappingSource::SenderReport;
-            track.reports.followed = Some(report.arrival);
+            track.reports.follow();
             return;
         };
         let error = report.time - epoch - track.reports.bias - settled;
         track.stats.mapping_error = error;
         if mapping.source == MappingSource::Arrival && error.abs() <= ABSURD {
-            track.reports.doubt = None;
-            track.reports.followed = Some(report.arrival);
+            track.reports.follow();
             mapping.source = MappingSource::SenderReport;
             self.correct(index, error, &others, true);
         } else if error.abs() <= DOUBTFUL {
-            track.reports.doubt = None;
-            let followed = track.reports.followed.replace(report.arrival);
+            let followed = track.reports.followed;
+            track.reports.follow();
             let interval = report
                 .arrival
                 .saturating_sub(followed.unwrap_or(report.arrival));
             mapping.follow(error, duration_nanos(interval));
         } else {
-            self.doubt(index, error, report.arrival, &others);
+            self.doubt(index, error, &others);
         }
     }
 
@@ -304,7 +322,7 @@ impl Timeline {
     }
 
     /// A report that contradicts the ones before: waits for confirmation, then finds out who is wrong.
-    fn doubt(&mut self, index: TrackIndex, error: i64, arrival: Monotonic, others: &[TrackIndex]) {
+    fn doubt(&mut self, index: TrackIndex, error: i64, others: &[TrackIndex]) {
         let track = &mut self.tracks[index];
         let agreeing = track.reports.doubt(error);
         let needed = if error.abs() > ABSURD { 3 } else { 2 };
@@ -312,12 +330,14 @@ impl Timeline {
             track.stats.ignored_reports += 1;
             return;
         }
-        track.reports.followed = Some(arrival);
-        track.reports.doubt = None;
         let sender_clock_stepped = others.iter().any(|other| {
             let doubt = self.tracks[*other].reports.doubt;
             doubt.is_some_and(|(theirs, _)| (theirs - error).abs() <= DOUBTFUL)
         });
+        for track in &mut self.tracks {
+            track.reports.history.clear();
+        }
+        self.tracks[index].reports.follow();
         if let Some(mapping) = &mut self.tracks[index].mapping {
             mapping.source = MappingSource::SenderReport;
         }

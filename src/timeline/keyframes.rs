@@ -7,6 +7,7 @@
 //! A request is due
 //! * when pictures flow and no keyframe was seen within [`Settings::start_grace`];
 //! * after a loss, until a later keyframe comes;
+//! * some time after the first keyframe of a stream, so that its first segment can end early ([`Settings::second`]);
 //! * when the segment in hand nears its end: a request takes a while, which is learned from the answered ones.
 //!
 //! A publisher that sends keyframes by itself often enough is left alone. Whether it does shows in keyframes that
@@ -38,6 +39,8 @@ const SAME_SPACING: i64 = 50 * MILLISECOND;
 pub struct Settings {
     /// Each segment is to start with a keyframe after this much media.
     pub segment_duration: Duration,
+    /// The second keyframe of the stream is to come so much media after the first; `None`: when the segment ends.
+    pub second: Option<Duration>,
     /// How long after the first picture a keyframe must have been seen.
     pub start_grace: Duration,
     /// Least time between two requests.
@@ -50,6 +53,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             segment_duration: Duration::from_secs(2),
+            second: None,
             start_grace: Duration::from_millis(300),
             least_interval: Duration::from_secs(1),
             ignored_interval: Duration::from_secs(10),
@@ -65,6 +69,8 @@ pub struct KeyframeDemand {
     first_picture: Option<Monotonic>,
     newest: i64,
     segment_start: Option<i64>,
+    /// When the second keyframe is wanted, in media time after the first, until it comes or was asked for.
+    second: Option<i64>,
     last_keyframe: Option<i64>,
     /// Spacings of the last keyframes, newest first.
     spacings: [Option<Spacing>; 3],
@@ -147,6 +153,7 @@ impl KeyframeDemand {
             first_picture: None,
             newest: i64::MIN,
             segment_start: None,
+            second: settings.second.map(duration_nanos),
             last_keyframe: None,
             spacings: [None; 3],
             own_spacing: None,
@@ -180,6 +187,7 @@ impl KeyframeDemand {
             .outstanding
             .and_then(|request| request.answered_after(pts));
         if let Some(last) = self.last_keyframe {
+            self.second.take_if(|second| pts - last >= *second / 2);
             self.spacings.rotate_right(1);
             self.spacings[0] = Some(Spacing {
                 length: pts - last,
@@ -203,6 +211,11 @@ impl KeyframeDemand {
         }
     }
 
+    /// A keyframe has come whose time will be told later: whatever was missed before it is mended.
+    pub fn keyframe_at_hand(&mut self) {
+        self.needed_after = None;
+    }
+
     /// A segment starts at this presentation time in ns, with or without a keyframe. Not every keyframe starts one; if
     /// this is never called, each is taken to.
     pub fn segment(&mut self, pts: i64) {
@@ -222,6 +235,9 @@ impl KeyframeDemand {
         }
         self.last_request = Some(now);
         self.requests += 1;
+        if self.last_keyframe.is_some() {
+            self.second = None;
+        }
         self.outstanding
             .get_or_insert(Request {
                 at: now,
@@ -279,6 +295,12 @@ impl KeyframeDemand {
             return false;
         };
         let age = self.newest - start;
+        if self
+            .second
+            .is_some_and(|second| age >= second - self.lead.get())
+        {
+            return true;
+        }
         let ahead = if self.own_spacing.is_some() {
             // Its own keyframe is due, but may not have been reported yet.
             -(self.tolerance() + REPORTED_WITHIN)

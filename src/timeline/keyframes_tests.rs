@@ -27,7 +27,11 @@ fn at(pts: i64) -> Monotonic {
 /// Runs a publisher for `seconds`; `lost` are pictures at which a loss is noticed. Segments start at keyframes, or
 /// after 2.5 s without one. A keyframe is reported seven pictures late.
 fn run(publisher: &Publisher, seconds: i64, lost: &[i64]) -> Outcome {
-    let mut demand = KeyframeDemand::new(Settings::default());
+    run_with(Settings::default(), publisher, seconds, lost)
+}
+
+fn run_with(settings: Settings, publisher: &Publisher, seconds: i64, lost: &[i64]) -> Outcome {
+    let mut demand = KeyframeDemand::new(settings);
     let mut keyframes = Vec::new();
     let mut requests = Vec::new();
     let mut reports: Vec<(i64, i64)> = Vec::new();
@@ -101,6 +105,52 @@ fn a_browser_is_asked_in_time_for_each_segment() {
         assert!(!outcome.demand.ignores_requests());
         assert!(!outcome.demand.keys_by_itself());
     }
+}
+
+#[test]
+fn a_keyframe_that_comes_with_the_first_packets_is_not_asked_for() {
+    let mut demand = KeyframeDemand::new(Settings::default());
+    demand.picture(at(0), 0);
+    demand.lost();
+    demand.picture(at(0), 2 * PICTURE);
+    demand.keyframe_at_hand();
+    assert!(!demand.poll(at(0)));
+    demand.lost();
+    assert!(demand.poll(at(PICTURE)));
+}
+
+#[test]
+fn the_second_keyframe_is_asked_for_early_and_once() {
+    let settings = Settings {
+        second: Some(Duration::from_millis(500)),
+        ..Settings::default()
+    };
+    for answers_after in [1, 3, 6] {
+        let browser = Publisher {
+            every: 3_000,
+            answers_after: Some(answers_after),
+            restarts: true,
+        };
+        let outcome = run_with(settings, &browser, 20, &[]);
+        let second = outcome.keyframes[1];
+        assert!(
+            (400 * MILLISECOND..700 * MILLISECOND).contains(&second),
+            "{second} with answers after {answers_after}"
+        );
+        let later = spacings(&outcome.keyframes);
+        assert!(
+            later.iter().skip(1).all(|spacing| *spacing > SECOND),
+            "{later:?}"
+        );
+    }
+    // One that ignores requests is not asked again before its segment ends.
+    let obs = Publisher {
+        every: 250,
+        answers_after: None,
+        restarts: false,
+    };
+    let outcome = run_with(settings, &obs, 2, &[]);
+    assert!(outcome.requests.len() <= 2, "{:?}", outcome.requests);
 }
 
 #[test]

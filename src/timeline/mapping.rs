@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::{
-    TrackClock,
+    EARLIEST, TrackClock,
     line::Line,
     reorder::Held,
     stats::MappingSource,
@@ -23,6 +23,8 @@ pub(super) const JUMP: i64 = 3 * SECOND;
 const DEAD_BAND: i64 = MILLISECOND / 5;
 /// Most that one sender report moves a mapping that is already by sender reports, at an interval of up to three seconds.
 const STEP: i64 = MILLISECOND;
+/// Reports are rare when they come at this distance, in ns.
+const RARE: i64 = 5 * SECOND;
 /// No real clock is further off (parts of one).
 const MAX_RATE: f64 = 1e-3;
 /// Timestamps are unwrapped by arrival after a silence of this length: 2^31 ticks at 90 kHz are 6.6 hours.
@@ -82,7 +84,7 @@ impl Mapping {
             highest_pts: i64::MIN,
             frame: 0,
             jump: 0,
-            floor: 0,
+            floor: -duration_nanos(EARLIEST),
         }
     }
 
@@ -146,25 +148,52 @@ impl Mapping {
 
     /// Rate correction in parts per million.
     pub(super) fn rate_ppm(&self) -> f64 {
-        self.line.rate() * 1e6
+        self.rate() * 1e6
+    }
+
+    /// Rate correction, parts of one.
+    pub(super) fn rate(&self) -> f64 {
+        self.line.rate()
+    }
+
+    /// The newest timestamp handed on, unwrapped.
+    pub(super) fn newest_ticks(&self) -> i64 {
+        self.newest
+    }
+
+    /// Presentation time of the newest timestamp handed on.
+    pub(super) fn newest_pts(&self) -> i64 {
+        self.line.at(self.newest)
+    }
+
+    /// The unwrapped timestamp nearest to the newest one.
+    pub(super) fn ticks_of(&self, value: u32) -> i64 {
+        timestamp(self.newest, value)
     }
 
     /// Follows a clock: `error` is how much presentation times are too early after `interval`, both in ns.
     ///
-    /// A controller with a proportional and an integral part: half of the error (at most 1 ms, or 300 ppm of a longer
-    /// interval) is made up over the next second, and the rate is trimmed so that a steady drift leaves no error.
+    /// A controller with a proportional and an integral part: a third of the error, all of it where reports come every
+    /// 5 s, but at most 1 ms or 300 ppm of a longer interval, is made up over the next second, and the rate is trimmed so
+    /// that a steady drift leaves no error.
     pub(super) fn follow(&mut self, error: i64, interval: i64) {
         if error.abs() < DEAD_BAND {
             return;
         }
+        let measures_rate = interval > SECOND / 3;
         let interval = interval.max(SECOND);
         let most = STEP.max(interval / 1_000_000 * 300);
         let mut rate = self.line.rate();
-        // A larger error than a drifting clock makes is an offset and says nothing of the rate.
-        if error.abs() <= (2 * MILLISECOND).max(interval / 1_000_000 * 2_000) {
+        // A larger error than a drifting clock makes is an offset and says nothing of the rate, and reports in quick
+        // succession say more of their own scatter.
+        if measures_rate && error.abs() <= (2 * MILLISECOND).max(interval / 1_000_000 * 2_000) {
             rate = (rate + gain(interval) * ratio(error, interval)).clamp(-MAX_RATE, MAX_RATE);
         }
-        let step = (error / 2).clamp(-most, most);
+        // Where reports are rare, drift makes most of the error, and what is left of it grows until the next one.
+        let error = error.clamp(-SECOND, SECOND);
+        let third = error / 3;
+        let step = third + (error - third) * (interval.min(RARE) - SECOND) / (RARE - SECOND);
+        let step = step.clamp(-most, most);
         self.line.bend(self.newest, rate, step, SECOND);
     }
 

@@ -12,7 +12,8 @@
 //! * The first sender report of a track that was mapped by arrival is believed unless it moves the track by more than
 //!   10 s: up to 200 ms are made up gradually (5 % of the media time, so 100 ms take 2 s), more at once. Of two tracks
 //!   sound is what moves: a jump costs video the wait for a keyframe.
-//! * Later reports that differ by up to 20 ms are followed by at most 1 ms each (300 ppm of intervals over 3.3 s), plus
+//! * Later reports that differ by up to 20 ms are followed in part, by at most 1 ms each (300 ppm of intervals over
+//!   3.3 s), plus
 //!   a rate correction that lets steady drift leave no error. Larger differences count when the next report confirms
 //!   them; if they are the same on all tracks, the sender's wall clock was set and nothing moves. Differences over 10 s
 //!   need three in a row and never move a track: they only tell that its NTP clock is another one.
@@ -26,6 +27,7 @@ mod align;
 pub mod keyframes;
 mod line;
 mod mapping;
+mod offset;
 mod reorder;
 mod stats;
 mod transit;
@@ -36,6 +38,7 @@ use std::time::Duration;
 use crate::media::{MediaKind, Monotonic, RtpPacket, SenderReport, TrackIndex};
 use align::{Report, Reports};
 use mapping::{Mapping, Place};
+pub use offset::AvOffset;
 use reorder::{Held, Next, Reorder};
 use stats::Jitter;
 pub use stats::{MappingSource, TrackStats};
@@ -56,9 +59,9 @@ pub struct Settings {
     /// for two rounds of NACK and retransmission.
     pub loss_wait: Duration,
     /// How long the first packets of a track are held for its first sender report. The default of 400 ms covers OBS,
-    /// `FFmpeg` and GStreamer, which send one with the first packets or within 0.3 s. Browsers send the first one for
-    /// audio only after 2.5 s, and no wait that long is worth it: on arrival alone the tracks are off by the
-    /// difference of their delays, some 10 ms, and that is made up when the report comes.
+    /// `FFmpeg` and GStreamer, which send one with the first packets or within 0.3 s, and browsers, which send one when
+    /// asked for it (`transport` does). aiortc's come after 0.5 to 1.3 s, and no wait that long is worth it: on arrival
+    /// alone the tracks are off by the difference of their delays, some 3 ms, and that is made up when they come.
     pub sender_report_wait: Duration,
     /// A track without a packet for so long is reported as [`Event::Idle`].
     pub idle: Duration,
@@ -86,8 +89,9 @@ pub enum Event {
         track: TrackIndex,
         /// The packet.
         packet: RtpPacket,
-        /// Presentation time in nanoseconds from the stream's zero, which is the earliest first packet; not negative.
-        /// Follows RTP timestamps, so not in order where the codec reorders pictures.
+        /// Presentation time in nanoseconds from the stream's zero, which is the earliest first packet known at the start.
+        /// A track that joins later may have been captured before: not less than minus [`EARLIEST`]. Follows RTP
+        /// timestamps, so not in order where the codec reorders pictures.
         pts: i64,
         /// When it arrived.
         arrival: Monotonic,
@@ -112,6 +116,9 @@ pub enum Event {
         track: TrackIndex,
     },
 }
+
+/// So long before the stream's zero a track may begin that joins after it was set: its packets took longer.
+pub const EARLIEST: Duration = Duration::from_secs(1);
 
 /// The timeline of one publication.
 #[derive(Debug)]
@@ -232,6 +239,23 @@ impl Timeline {
     pub fn poll(&mut self, now: Monotonic) -> Option<Event> {
         self.release(now);
         (0..self.tracks.len()).find_map(|index| self.poll_track(index, now))
+    }
+
+    /// Presentation time of what would arrive right now if it took no longer than the fastest packets do; `None` while
+    /// nothing has come of the track.
+    pub fn presentation_time(&self, track: TrackIndex, now: Monotonic) -> Option<i64> {
+        let mapping = self.tracks.get(track)?.mapping.as_ref()?;
+        Some(unwrap::duration_nanos(now) - mapping.transit())
+    }
+
+    /// Whether packets of any track have come within [`Settings::idle`].
+    pub fn is_live(&self, now: Monotonic) -> bool {
+        let newest = self
+            .tracks
+            .iter()
+            .filter_map(|track| track.last_media)
+            .max();
+        newest.is_some_and(|newest| now < newest + self.settings.idle)
     }
 
     /// When [`Self::poll`] has something to do though nothing is pushed.
@@ -372,5 +396,4 @@ fn is_bogus(report: &SenderReport) -> bool {
 }
 
 #[cfg(test)]
-#[path = "scenario_tests.rs"]
-mod scenario_tests;
+mod scenarios;

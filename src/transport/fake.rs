@@ -3,7 +3,12 @@
 //! Included by the tests of this module and by those in `tests/`, each of which brings `media` and `transport` into
 //! scope of the including file.
 
-#![allow(dead_code, clippy::missing_panics_doc, unreachable_pub)]
+#![allow(
+    dead_code,
+    clippy::missing_panics_doc,
+    unreachable_pub,
+    reason = "a test double of two test crates, each of which uses a part of it"
+)]
 
 use std::{
     sync::{
@@ -295,6 +300,7 @@ impl Events {
                     }
                     PublishEvent::SenderReport { .. } => format!("{number} report"),
                     PublishEvent::Ended { reason, .. } => format!("{number} end {reason:?}"),
+                    PublishEvent::Withdrawn { .. } => format!("{number} withdrawn"),
                 }
             })
             .collect()

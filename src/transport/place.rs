@@ -45,6 +45,8 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Place {
     live: Option<Arc<Live>>,
+    /// The publication that was in place last, if it went without a word and nobody has followed it.
+    departed: Option<PublicationId>,
     /// No publisher is taken any more.
     closed: bool,
 }
@@ -245,6 +247,7 @@ impl Shared {
                 self.close_in_task(live);
                 return Err(Self::shutting_down());
             }
+            place.departed = None;
             place.live.replace(Arc::clone(live))
         };
         if let Some(before) = before {
@@ -255,7 +258,7 @@ impl Shared {
             self.close_in_task(&before);
         }
         if !live.gate.open(Arc::clone(&live.tracks)) {
-            self.vacate(live.id());
+            self.vacate(live.id(), false);
             self.close_in_task(live);
             return Err(PublishError::Unavailable(
                 "the connection broke while it was made".to_owned(),
@@ -298,18 +301,42 @@ impl Shared {
         let ended = gate.end(reason.clone());
         if ended {
             info!(publication = %gate.id(), %reason, "publication ended");
-            self.vacate(gate.id());
+            let may_return = matches!(
+                reason,
+                EndReason::Disconnected | EndReason::TimedOut | EndReason::Failed(_)
+            );
+            self.vacate(gate.id(), may_return && gate.connected_at().is_some());
         }
         ended
     }
 
-    /// Frees the place of `id`, after its `Ended`: who finds the place free may start at once.
-    fn vacate(&self, id: PublicationId) -> Option<Arc<Live>> {
-        let live = self.place().live.take_if(|live| live.id() == id);
+    /// Frees the place of `id`, after its `Ended`: who finds the place free may start at once. A publisher that may
+    /// return can still say that it does not.
+    fn vacate(&self, id: PublicationId, may_return: bool) -> Option<Arc<Live>> {
+        let live = {
+            let mut place = self.place();
+            let live = place.live.take_if(|live| live.id() == id);
+            if live.is_some() {
+                place.departed = may_return.then_some(id);
+            }
+            live
+        };
         if live.is_some() {
             self.freed.notify_waiters();
         }
         live
+    }
+
+    /// The publisher `id`, which went without a word, says that it does not return.
+    pub(super) fn withdraw(&self, id: PublicationId) -> Result<(), PublishError> {
+        self.place()
+            .departed
+            .take_if(|departed| *departed == id)
+            .ok_or(PublishError::UnknownPublication)?;
+        info!(publication = %id, "the publisher does not return");
+        self.sink
+            .on_event(PublishEvent::Withdrawn { publication: id });
+        Ok(())
     }
 
     /// Takes no publisher any more and ends the one in place, whose peer the caller closes.

@@ -51,7 +51,7 @@ impl FromStr for PublicationId {
     }
 }
 
-/// What happens in a publication, in this order: `Started`, then packets and reports, then `Ended`.
+/// What happens in a publication, in this order: `Started`, then packets and reports, then `Ended`, perhaps `Withdrawn`.
 ///
 /// A publication that never connects has no events at all. Of two publications in one session, the first one's
 /// `Ended` comes before the second one's `Started`.
@@ -86,12 +86,19 @@ pub enum PublishEvent {
         /// When it was read from the socket.
         arrival: Instant,
     },
-    /// The publication is over. Exactly once per `Started`; nothing of this publication comes after it.
+    /// The publication is over. Exactly once per `Started`; no media of this publication comes after it.
     Ended {
         /// Which publication.
         publication: PublicationId,
         /// Why.
         reason: EndReason,
+    },
+    /// The publisher, gone without a word ([`EndReason::Disconnected`], [`EndReason::TimedOut`] or
+    /// [`EndReason::Failed`]), has deleted its WHIP session after all: it does not return. At most once per `Ended`;
+    /// it may cross the `Started` of a successor and means nothing then.
+    Withdrawn {
+        /// Which publication.
+        publication: PublicationId,
     },
 }
 
@@ -102,7 +109,8 @@ impl PublishEvent {
             Self::Started { publication, .. }
             | Self::Rtp { publication, .. }
             | Self::SenderReport { publication, .. }
-            | Self::Ended { publication, .. } => *publication,
+            | Self::Ended { publication, .. }
+            | Self::Withdrawn { publication } => *publication,
         }
     }
 }

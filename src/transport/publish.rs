@@ -186,6 +186,9 @@ impl PublishTransport {
     /// Ends the publication `id`, or the one now in place, for `reason`. Its `Ended` is through when this returns, and
     /// the peer is closed or, should that take long, about to be.
     ///
+    /// A publisher whose connection broke, or that closed it first, may still delete its publication by `id` until
+    /// another one is in place: [`PublishEvent::Withdrawn`](super::PublishEvent::Withdrawn) follows.
+    ///
     /// # Errors
     ///
     /// [`PublishError::UnknownPublication`], also for the second of two callers.
@@ -194,7 +197,11 @@ impl PublishTransport {
         id: Option<PublicationId>,
         reason: EndReason,
     ) -> Result<(), PublishError> {
-        let live = self.shared.find(id)?;
+        let live = match (self.shared.find(id), id) {
+            (Ok(live), _) => live,
+            (Err(_), Some(id)) if reason == EndReason::Deleted => return self.shared.withdraw(id),
+            (Err(error), _) => return Err(error),
+        };
         if !self.shared.end(&live.gate, &reason) {
             return Err(PublishError::UnknownPublication);
         }

@@ -26,7 +26,7 @@ pub trait PublishSink: Send + Sync + 'static {
 /// A sink that fills a bounded channel, and the channel's other end.
 ///
 /// Serves one [`PublishTransport`](super::PublishTransport). When the receiver is slow, packets and sender reports are
-/// dropped and counted. `Started` and `Ended` are not: the place for `Ended` is reserved when `Started` is sent, and a
+/// dropped and counted, `Withdrawn` as well. `Started` and `Ended` are not: the place for `Ended` is reserved when `Started` is sent, and a
 /// publication for which there is no room at its start is left out as a whole. `capacity` is at least 3.
 ///
 /// # Examples
@@ -88,6 +88,7 @@ impl PublishSink for ChannelSink {
                     None => false,
                 }
             }
+            PublishEvent::Withdrawn { .. } => self.sender.try_send(event).is_ok(),
             PublishEvent::Rtp { publication, .. }
             | PublishEvent::SenderReport { publication, .. } => {
                 ending.as_ref().is_some_and(|(id, _)| id == publication)

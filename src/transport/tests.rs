@@ -449,6 +449,61 @@ async fn a_disconnect_ends_the_publication_and_closes_the_peer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_publisher_that_is_gone_may_still_delete_its_publication_once() {
+    let bench = bench(OnConflict::Reject);
+    let (publication, peer) = bench.live().await;
+    peer.disconnect();
+    settle().await;
+    let delete = |id| bench.transport.delete(id, EndReason::Deleted);
+    assert!(matches!(
+        delete(None).await,
+        Err(PublishError::UnknownPublication)
+    ));
+    delete(Some(publication.id)).await.unwrap();
+    assert!(matches!(
+        delete(Some(publication.id)).await,
+        Err(PublishError::UnknownPublication)
+    ));
+    assert_eq!(
+        bench.events.words(),
+        ["0 start", "0 rtp 1", "0 end Disconnected", "0 withdrawn"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_is_gone_cannot_delete_its_successor() {
+    let bench = bench(OnConflict::Reject);
+    let (gone, peer) = bench.live().await;
+    peer.disconnect();
+    settle().await;
+    let (successor, _) = bench.live().await;
+    assert!(matches!(
+        bench
+            .transport
+            .delete(Some(gone.id), EndReason::Deleted)
+            .await,
+        Err(PublishError::UnknownPublication)
+    ));
+    assert_eq!(bench.transport.current().unwrap().id, successor.id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_never_connected_has_nothing_to_withdraw() {
+    let bench = bench(OnConflict::Reject);
+    let publication = bench.transport.publish(OFFER).await.unwrap();
+    bench.connector.peer().disconnect();
+    settle().await;
+    assert!(matches!(
+        bench
+            .transport
+            .delete(Some(publication.id), EndReason::Deleted)
+            .await,
+        Err(PublishError::UnknownPublication)
+    ));
+    assert!(bench.events.words().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn close_ends_everything_and_refuses_what_comes_later() {
     let bench = bench(OnConflict::Probe);
     let (_, peer) = bench.live().await;

@@ -1,51 +1,74 @@
-"""Publishes a moving picture and a tone over WHIP with aiortc: aiortc_publish.py URL SECONDS [VIDEO AUDIO].
+"""Publishes a picture that flashes each second, with a beep, over WHIP with aiortc:
 
-The last two are the codecs to offer, H264 and opus if they are left out.
+    aiortc_publish.py URL SECONDS VIDEO AUDIO [close-first]
+
+VIDEO and AUDIO are the codecs to offer, H264 and opus for example.
 """
 
 import asyncio
 import fractions
+import os
 import sys
+import time
 import urllib.parse
 import urllib.request
 
 import av
 import numpy
 from aiortc import RTCPeerConnection, RTCSessionDescription
-from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
+from aiortc.mediastreams import MediaStreamTrack, VideoStreamTrack
 
 
-class Bars(VideoStreamTrack):
-    """A bar that moves over a grey picture."""
+class Clock:
+    """When the first picture is due, by the wall clock: flash and beep come at each full second after it."""
+
+    zero = None
+
+
+class Flash(VideoStreamTrack):
+    """A bar that moves over a grey picture, white for 100 ms of each second."""
 
     async def recv(self):
         pts, time_base = await self.next_timestamp()
-        picture = numpy.full((240, 320, 3), 96, dtype=numpy.uint8)
+        Clock.zero = self._start
+        picture = numpy.full((240, 320, 3), 255 if pts % 90000 < 9000 else 64, dtype=numpy.uint8)
         at = (pts // 3000 * 4) % 300
-        picture[:, at : at + 20] = (255, 160, 32)
+        picture[200:, at : at + 20] = (255, 160, 32)
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts, frame.time_base = pts, time_base
         return frame
 
 
-class Tone(AudioStreamTrack):
-    """A 440 Hz tone."""
+class Beep(MediaStreamTrack):
+    """Silence with 100 ms of 1 kHz at the start of each second, which begin with a full sample.
 
-    position = 0
+    48 kHz in stereo and frames of 20 ms, as Opus takes them: aiortc resamples anything else, which delays it.
+    """
+
+    kind = "audio"
+    rate, count = 48000, 960
+    start, position = None, 0
 
     async def recv(self):
-        frame = await super().recv()
-        rate, count = frame.sample_rate, frame.samples
-        phase = (numpy.arange(count) + self.position) * (2 * numpy.pi * 440 / rate)
-        self.position += count
-        samples = (numpy.sin(phase) * 8000).astype(numpy.int16).reshape(1, -1)
-        tone = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-        tone.pts, tone.sample_rate, tone.time_base = frame.pts, rate, fractions.Fraction(1, rate)
-        return tone
+        self.start = self.start or time.time()
+        due = self.start + self.position / self.rate
+        await asyncio.sleep(max(0, due - time.time()))
+        zero = self.start if Clock.zero is None else Clock.zero
+        second = (self.start - zero + (self.position + numpy.arange(self.count)) / self.rate) % 1
+        samples = numpy.where(second < 0.1, numpy.cos(second * (2 * numpy.pi * 1000)) * 24000, 0)
+        if Clock.zero is None:
+            samples[:] = 0
+        both = numpy.repeat(samples.astype(numpy.int16), 2).reshape(1, -1)
+        beep = av.AudioFrame.from_ndarray(both, format="s16", layout="stereo")
+        beep.pts, beep.sample_rate, beep.time_base = self.position, self.rate, fractions.Fraction(1, self.rate)
+        self.position += self.count
+        return beep
 
 
 def request(method, url, body=None):
     headers = {"Content-Type": "application/sdp"} if body else {}
+    if token := os.environ.get("WHIP_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
     return urllib.request.urlopen(
         urllib.request.Request(url, data=body, method=method, headers=headers), timeout=10
     )
@@ -58,10 +81,10 @@ def offer_only(transceiver, kind, name):
     transceiver.setCodecPreferences(chosen)
 
 
-async def main(url, seconds, video_codec="H264", audio_codec="opus"):
+async def main(url, seconds, video_codec, audio_codec, close_first):
     pc = RTCPeerConnection()
-    video = pc.addTransceiver(Bars(), direction="sendonly")
-    audio = pc.addTransceiver(Tone(), direction="sendonly")
+    video = pc.addTransceiver(Flash(), direction="sendonly")
+    audio = pc.addTransceiver(Beep(), direction="sendonly")
     offer_only(video, "video", video_codec)
     offer_only(audio, "audio", audio_codec)
     await pc.setLocalDescription(await pc.createOffer())
@@ -75,10 +98,12 @@ async def main(url, seconds, video_codec="H264", audio_codec="opus"):
             raise SystemExit(f"connection {pc.connectionState}")
     if pc.connectionState != "connected":
         raise SystemExit(f"still {pc.connectionState} at the end")
+    if close_first:
+        await pc.close()
     status = (await asyncio.to_thread(request, "DELETE", session)).status
     assert status == 200, status
     await pc.close()
     print("published")
 
 
-asyncio.run(main(sys.argv[1], float(sys.argv[2]), *sys.argv[3:]))
+asyncio.run(main(sys.argv[1], float(sys.argv[2]), sys.argv[3], sys.argv[4], "close-first" in sys.argv[5:]))

@@ -43,6 +43,71 @@ export async function publish(browser, gateway, session, { codec = '', trickle =
   return page;
 }
 
+/**
+ * Publishes a flash and a beep at each full second from a page, both by the clock of its AudioContext, and resolves when
+ * connected.
+ *
+ * The source is not exact: pictures are painted by a timer and captured when Chromium composes the page, and the sound's
+ * clock advances in blocks, so its place between them is taken from the least distance to the page's clock within the
+ * last second.
+ */
+export async function publishFlashes(browser, gateway, session) {
+  const page = await open(browser, gateway.base);
+  await page.evaluate(async (session) => {
+    const canvas = Object.assign(document.createElement('canvas'), { width: 640, height: 360 });
+    document.body.prepend(canvas);
+    const paint = canvas.getContext('2d', { alpha: false });
+    const audio = new AudioContext({ sampleRate: 48000 });
+    const out = audio.createMediaStreamDestination();
+    await audio.resume();
+    let seen = [];
+    const now = () => {
+      const at = performance.now() / 1000;
+      seen.push([at, at - audio.currentTime]);
+      if (seen[0][0] < at - 1) seen = seen.filter(([since]) => since >= at - 1);
+      return at - Math.min(...seen.map(([, distance]) => distance));
+    };
+    setInterval(now, 4);
+    const beep = new AudioBuffer({ length: 4800, sampleRate: 48000 });
+    beep.copyToChannel(Float32Array.from({ length: 4800 }, (_, i) => 0.8 * Math.cos((i * 2 * Math.PI) / 48)), 0);
+    let beeps = 0;
+    const stream = new MediaStream([...canvas.captureStream().getVideoTracks(), ...out.stream.getAudioTracks()]);
+    let picture = 0;
+    const draw = () => {
+      picture = Math.max(picture + 1, Math.round(now() * 30));
+      paint.fillStyle = picture % 30 < 3 ? '#fff' : '#404040';
+      paint.fillRect(0, 0, 640, 360);
+      paint.fillStyle = '#fa3';
+      paint.fillRect((picture * 8) % 600, 320, 40, 40);
+      const next = Math.ceil((picture + 10) / 30);
+      if (next > beeps) {
+        beeps = next;
+        const node = new AudioBufferSourceNode(audio, { buffer: beep });
+        node.connect(out);
+        node.start(next);
+      }
+      setTimeout(draw, ((picture + 1) / 30 - now()) * 1000);
+    };
+    draw();
+    const pc = new RTCPeerConnection();
+    for (const track of stream.getTracks()) {
+      const transceiver = pc.addTransceiver(track, { direction: 'sendonly', streams: [stream] });
+      const codecs = RTCRtpSender.getCapabilities('video').codecs.filter(({ mimeType }) => mimeType === 'video/H264');
+      if (track.kind === 'video') transceiver.setCodecPreferences(codecs);
+    }
+    await pc.setLocalDescription();
+    const response = await fetch(`/whip/${session}`, { method: 'POST', headers: { 'Content-Type': 'application/sdp' }, body: pc.localDescription.sdp });
+    if (response.status !== 201) throw new Error(await response.text());
+    await pc.setRemoteDescription({ type: 'answer', sdp: await response.text() });
+    window.end = async () => {
+      const { status } = await fetch(response.headers.get('Location'), { method: 'DELETE' });
+      pc.close();
+      return status;
+    };
+  }, session);
+  return page;
+}
+
 /** Opens the watch page; resolves when it plays. */
 export async function watch(browser, gateway, session, { seconds = 20, query = '' } = {}) {
   const page = await open(browser, `${gateway.base}/watch/${session}${query}`);

@@ -27,9 +27,28 @@ export async function ffmpegPublish(url, seconds, { token = '', keyframes = 60 }
   ]);
 }
 
-/** Publishes with aiortc, whose WHIP side is the script beside this file. */
-export function aiortcPublish(url, seconds, { video = 'H264', audio = 'opus' } = {}) {
-  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds), video, audio]);
+/**
+ * Publishes a flash and a beep at each full second with FFmpeg. The source is exact: the flash begins with the picture at
+ * the full second, the beep with a full sample at it.
+ */
+export async function ffmpegFlashes(url, seconds) {
+  const binary = await whipFfmpeg();
+  return new Process(binary, [
+    '-nostdin', '-hide_banner', '-v', 'info',
+    '-re', '-f', 'lavfi', '-i', "color=c=0x404040:size=640x360:rate=30,drawbox=color=white:t=fill:enable='lt(mod(n,30),3)'",
+    '-re', '-f', 'lavfi', '-i', "aevalsrc='if(lt(mod(t,1),0.1),0.8*cos(2*PI*1000*t),0)':sample_rate=48000",
+    '-t', String(seconds), '-pix_fmt', 'yuv420p', '-c:v', 'libx264', '-profile:v', 'baseline', '-preset', 'ultrafast', '-tune', 'zerolatency',
+    '-g', '60', '-c:a', 'libopus', '-ac', '2', '-ar', '48000', '-f', 'whip', url,
+  ]);
+}
+
+/**
+ * Publishes with aiortc, whose WHIP side is the script beside this file; its token is WHIP_TOKEN of the environment.
+ * With `closeFirst` it closes its connection before it deletes its session.
+ */
+export function aiortcPublish(url, seconds, { video = 'H264', audio = 'opus', closeFirst = false, ...options } = {}) {
+  const more = closeFirst ? ['close-first'] : [];
+  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds), video, audio, ...more], options);
 }
 
 /** Publishes with our own client; `args` are those of `whipgate-publisher`. */

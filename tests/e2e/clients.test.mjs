@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { aiortcPublish, ffmpegPublish, publisher } from './clients.mjs';
 import { Gateway, mediaPlaylist, until } from './gateway.mjs';
-import { decodesCleanly, offsets, packets, probe } from './media.mjs';
+import { decodesCleanly, packets, probe } from './media.mjs';
 
 let gateway;
 before(async () => {
@@ -53,6 +53,14 @@ test('aiortc publishes', { timeout: 60_000 }, async () => {
   assert.deepEqual(streams.map((stream) => stream.codec_name).sort(), ['h264', 'opus']);
 });
 
+test('aiortc closes its connection and deletes its session after that', { timeout: 60_000 }, async () => {
+  const process = aiortcPublish(gateway.whip('aiortc-close'), 4, { closeFirst: true });
+  const { code } = await process.end(45);
+  assert.equal(code, 0, process.output);
+  // Far less than session.reconnect_grace (15 s).
+  await ended('aiortc-close');
+});
+
 for (const codec of ['h264', 'h265', 'av1', 'vp9']) {
   test(`a ${codec} publication decodes from HLS and from the recording`, { timeout: 90_000 }, async () => {
     const process = publisher('publish', '--url', gateway.whip(`clip-${codec}`), '--codec', codec, '--seconds', 7);
@@ -68,17 +76,3 @@ for (const codec of ['h264', 'h265', 'av1', 'vp9']) {
     assert.deepEqual(streams.map((stream) => stream.codec_name).sort(), [names[codec], 'opus'].sort());
   });
 }
-
-test('sound and picture are at most 20 ms apart', { timeout: 90_000 }, async () => {
-  const process = publisher('demo', '--url', gateway.whip('sync'), '--seconds', 12);
-  const { code } = await process.end(60);
-  assert.equal(code, 0, process.output);
-  await ended('sync');
-  await complete('sync');
-  const [file] = await gateway.recordings('sync');
-  const measured = await offsets(file);
-  assert.ok(measured.length >= 9, `${measured.length} flashes with a beep in 12 s`);
-  const worst = Math.max(...measured.map(Math.abs));
-  console.log(`A/V offset in the recording: min ${measured[0].toFixed(1)} ms, max ${measured.at(-1).toFixed(1)} ms`);
-  assert.ok(worst < 20, `up to ${worst.toFixed(1)} ms`);
-});

@@ -42,15 +42,15 @@ export async function flashes(input) {
   return pictures.flatMap(([time], index) => (index > 0 && bright(index) && !bright(index - 1) ? [time] : []));
 }
 
-/** A path as a value inside a filter graph. */
+/** A path or address as a value inside a filter graph: escaped as an option's value, and that as part of a graph. */
 function escaped(file) {
-  return file.replace(/[\\:',[\]]/g, '\\$&');
+  return file.replace(/[\\':]/g, '\\$&').replace(/[\\',;[\]]/g, '\\$&');
 }
 
-/** Times in seconds at which a beep begins, to the sample; the sound's own start is taken into account. */
+/** Times in seconds at which a beep begins, to 0.25 ms; the sound's own start is taken into account. */
 export async function beeps(input, threshold = 0.1) {
   const text = await run('ffprobe', [
-    '-v', 'error', '-f', 'lavfi', '-i', `amovie=${escaped(input)},aresample=48000,asetnsamples=n=48:p=0,astats=metadata=1:reset=1`,
+    '-v', 'error', '-f', 'lavfi', '-i', `amovie=${escaped(input)},aresample=48000,asetnsamples=n=12:p=0,astats=metadata=1:reset=1`,
     '-show_entries', 'frame=pts_time:frame_tags=lavfi.astats.Overall.Peak_level', '-of', 'csv=p=0',
   ], { seconds: 120 });
   const level = 20 * Math.log10(threshold);
@@ -67,13 +67,14 @@ export async function beeps(input, threshold = 0.1) {
   return times;
 }
 
-/** Offset of sound against picture for each flash that has a beep within half a second, in milliseconds, sorted. */
+/**
+ * Offset of sound against picture in milliseconds for each flash that has a beep within half a second, in the order of
+ * time; positive when sound is late.
+ */
 export async function offsets(input) {
   const [seen, heard] = [await flashes(input), await beeps(input)];
-  const result = [];
-  for (const flash of seen) {
+  return seen.flatMap((flash) => {
     const beep = heard.find((time) => Math.abs(time - flash) < 0.5);
-    if (beep !== undefined) result.push((beep - flash) * 1000);
-  }
-  return result.sort((a, b) => a - b);
+    return beep === undefined ? [] : [(beep - flash) * 1000];
+  });
 }

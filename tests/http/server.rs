@@ -257,6 +257,8 @@ async fn requests_are_counted_by_route_and_never_by_session() {
         "whipgate_http_requests_total{route=\"other\",method=\"GET\",status=\"4xx\"} 1".to_owned(),
         "whipgate_sessions{state=\"live\"} 1".to_owned(),
         "whipgate_hls_waiters 0".to_owned(),
+        "whipgate_av_offset_max_seconds 0.0015".to_owned(),
+        "whipgate_av_offset_uncertain_sessions 1".to_owned(),
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }

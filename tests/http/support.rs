@@ -54,6 +54,7 @@ fn status(id: &SessionId) -> Status {
         state: State::Live,
         since: None,
         publication: None,
+        connection: None,
         tracks: vec![Track {
             kind: MediaKind::Video,
             codec: Codec::H264,
@@ -67,6 +68,8 @@ fn status(id: &SessionId) -> Status {
             synchronized: true,
             keyframe_interval_seconds: None,
         }],
+        av_offset_ms: Some(-1.5),
+        av_offset_uncertainty_ms: Some(25.0),
         hls: None,
         recording: Recording {
             state: "off",

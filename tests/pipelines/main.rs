@@ -13,6 +13,7 @@
 mod boxes;
 mod coverage;
 mod faults;
+mod loss;
 mod media;
 mod streams;
 mod transcoding;

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use whipgate::{
-    media::{Codec, MediaKind, Part},
+    media::{Codec, InitSegment, MediaKind, Part},
     pipeline::{Pipelines, START_OFFSET, Settings},
 };
 
 use crate::{
-    Running, SETTINGS,
-    boxes::{read_init, read_parts, segments},
+    Collected, Running, SETTINGS,
+    boxes::{Sample, read_init, read_parts, segments},
     decode,
     media::{self, Media, Video},
     run,
@@ -96,6 +96,49 @@ fn h264_with_b_frames() {
         "the stream does reorder pictures"
     );
     assert_eq!(segments(&parts), [180_000, 180_000]);
+}
+
+#[test]
+fn h264_with_b_frames_and_times_of_decoding() {
+    let media = Video {
+        b_frames: 2,
+        ..Video::new(Codec::H264, 130)
+    }
+    .make();
+    let right = run(&media, &SETTINGS);
+    // The same packets, each picture with the time of its place in the order of sending.
+    let mut sent = media;
+    let times = presentation_order(&sent);
+    let mut last = None;
+    let mut picture = 0;
+    for (_, pts) in &mut sent.packets {
+        if last.is_some_and(|last| last != *pts) {
+            picture += 1;
+        }
+        last = Some(*pts);
+        *pts = times[picture];
+    }
+    let found = run(&sent, &SETTINGS);
+    let shown = |collected: &Collected| {
+        let samples = read_parts(collected.single().1, 1);
+        let mut shown = samples.iter().map(|s| s.presentation_time);
+        let first = shown.next().unwrap();
+        // x264 gives rates that are no whole number of ticks.
+        shown
+            .map(|time| (time - first + 20) / 100)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&found), shown(&right));
+    let (init, parts) = found.single();
+    assert_eq!(decode(init, parts), 130);
+}
+
+/// Presentation times of all pictures, earliest first.
+fn presentation_order(media: &Media) -> Vec<i64> {
+    let mut times: Vec<_> = media.packets.iter().map(|(_, pts)| *pts).collect();
+    times.sort_unstable();
+    times.dedup();
+    times
 }
 
 #[test]
@@ -349,9 +392,20 @@ fn an_idle_end_of_a_part_puts_everything_out_and_goes_on() {
     assert_eq!(decode(init, parts), 60);
 }
 
+/// Every sample lasts as long as its packet says, and none is missing between the first and the last.
+fn check_sound(init: &InitSegment, parts: &[Part]) -> Vec<Sample> {
+    check_part_durations(parts, 9600);
+    let samples = read_parts(parts, 1);
+    for (sample, next) in samples.iter().zip(samples.iter().skip(1)) {
+        assert_eq!(sample.decode_time + sample.duration, next.decode_time);
+    }
+    decode(init, parts);
+    samples
+}
+
 #[test]
-fn sound_that_pauses_goes_on_at_a_discontinuity() {
-    let media = media::opus(50).then(&media::opus(50), 1_500_000_000);
+fn sound_that_pauses_is_silent_meanwhile() {
+    let media = media::opus(50).then(&media::opus(50), 1_507_500_000);
     let pipelines = Pipelines::load(None).unwrap();
     let mut running = Running::start(&pipelines, &media, &SETTINGS);
     for (index, (packet, pts)) in media.packets.iter().enumerate() {
@@ -361,12 +415,67 @@ fn sound_that_pauses_goes_on_at_a_discontinuity() {
         running.pipeline.push(packet, *pts, false).unwrap();
     }
     let collected = running.finish();
-    let (_, parts) = collected.single();
-    let pieces: Vec<_> = parts.iter().filter(|p| p.discontinuity).collect();
-    assert_eq!(pieces.len(), 2);
-    check_part_durations(parts, 9600);
-    let samples = read_parts(parts, 1);
+    let (init, parts) = collected.single();
+    assert_eq!(parts.iter().filter(|p| p.discontinuity).count(), 1);
+    let samples = check_sound(init, parts);
+    let durations: Vec<_> = samples.iter().map(|s| s.duration).collect();
+    let first = media.packets.len() / 2;
+    // 1.4875 s of silence: 74 packets of 20 ms, one of 5 ms and one of 2.5 ms.
+    assert_eq!(
+        durations[first..first + 76],
+        [vec![960; 74], vec![240, 120]].concat()
+    );
+    assert!(durations[first + 76..].iter().all(|d| *d == 960));
+    let resumed = media.packets[first].1;
+    let offset = i64::try_from(START_OFFSET.as_nanos()).unwrap();
+    assert_eq!(
+        i64::try_from(samples[first + 76].decode_time).unwrap(),
+        (resumed + offset) * 48 / 1_000_000,
+        "sound is where it belongs"
+    );
+}
+
+#[test]
+fn sound_that_is_not_sent_while_silent_leaves_no_gaps() {
+    let mut media = media::opus(200);
+    let all = media.packets.len();
+    // One packet of every twenty, as in discontinuous transmission.
+    let mut number = 0;
+    media.packets.retain(|_| {
+        number += 1;
+        !(50..=150).contains(&number) || number % 20 == 0
+    });
+    let collected = run(&media, &SETTINGS);
+    let (init, parts) = collected.single();
+    let samples = check_sound(init, parts);
+    assert_eq!(samples.len(), all);
     assert!(samples.iter().all(|s| s.duration == 960));
+}
+
+#[test]
+fn silence_goes_on_while_nothing_comes_and_late_sound_gives_way() {
+    let media = media::opus(60);
+    let pipelines = Pipelines::load(None).unwrap();
+    let mut running = Running::start(&pipelines, &media, &SETTINGS);
+    for (packet, pts) in &media.packets[..20] {
+        running.pipeline.push(packet, *pts, false).unwrap();
+    }
+    for step in 10..=20 {
+        running.pipeline.fill_silence(step * 50_000_000).unwrap();
+    }
+    let so_far: u64 = running.so_far().single().1.iter().map(|p| p.duration).sum();
+    assert!(
+        so_far >= 48_000 - 9600,
+        "silence comes out at once: {so_far}"
+    );
+    // Packets 45 to 49 come when silence is in their place already.
+    for (packet, pts) in &media.packets[45..] {
+        running.pipeline.push(packet, *pts, false).unwrap();
+    }
+    let collected = running.finish();
+    let (init, parts) = collected.single();
+    let samples = check_sound(init, parts);
+    assert_eq!(samples.len(), media.packets.len());
 }
 
 #[test]

@@ -27,6 +27,10 @@ function card(session) {
     facts.append(el('dt', { textContent: 'on air' }), el('dd', { textContent: clock(seconds) }));
   }
   for (const each of session.tracks) facts.append(...track(each));
+  if (session.av_offset_ms !== null) {
+    const [offset, uncertainty] = [session.av_offset_ms, session.av_offset_uncertainty_ms].map((value) => value.toFixed(1));
+    facts.append(el('dt', { textContent: 'sound late by' }), el('dd', { textContent: `${offset} ± ${uncertainty} ms` }));
+  }
   if (session.recording) facts.append(el('dt', { textContent: 'recording' }), el('dd', { textContent: session.recording.state }));
   return el('article', { className: 'panel' },
     el('div', { className: 'row' }, el('h3', { textContent: session.id }), el('span', { className: `badge ${session.state}`, textContent: session.state })),

@@ -60,6 +60,7 @@ function play() {
     return;
   }
   const hls = new window.Hls({
+    pLoader: decodableStart(window.Hls.DefaultConfig.loader),
     lowLatencyMode: lowLatency,
     backBufferLength: 30,
     // Catch up by playing a little faster rather than by jumping.
@@ -68,6 +69,8 @@ function play() {
   });
   state.hls = hls;
   const { Events, ErrorTypes, ErrorDetails } = window.Hls;
+  hls.on(Events.FRAG_BUFFERED, () => skipToLive(hls));
+  hls.on(Events.BUFFER_APPENDED, () => skipToLive(hls));
   hls.on(Events.MANIFEST_PARSED, (_, data) => {
     state.levels = data.levels.length;
     offerAudio(hls);
@@ -127,6 +130,71 @@ $('audio').onchange = () => {
   play();
 };
 
+/**
+ * A loader that tells hls.js by EXT-X-START where decoding can start, in playlists where not every segment starts with a
+ * keyframe. hls.js would otherwise begin near the live edge and show nothing before the next keyframe.
+ */
+function decodableStart(Loader) {
+  return class extends Loader {
+    load(context, config, callbacks) {
+      const { onSuccess } = callbacks;
+      super.load(context, config, {
+        ...callbacks,
+        onSuccess: (response, ...rest) => {
+          if (context.type === 'level' && typeof response.data === 'string') {
+            const offset = keyframeBeforeLive(response.data);
+            if (offset !== null) {
+              response.data = response.data.replace('\n', `\n#EXT-X-START:TIME-OFFSET=-${offset.toFixed(3)}\n`);
+              if (!state.start) state.start = { offset, at: performance.now() };
+            }
+          }
+          onSuccess(response, ...rest);
+        },
+      });
+    }
+  };
+}
+
+/** Seconds from the end of a media playlist back to the last keyframe that leaves enough to play; null to start as usual. */
+function keyframeBeforeLive(text) {
+  if (/^#EXT-X-(INDEPENDENT-SEGMENTS|ENDLIST|SKIP)/m.test(text)) return null;
+  const holdBack = Number(/PART-HOLD-BACK=([\d.]+)/.exec(text)?.[1] ?? 0);
+  const keyframes = [];
+  let segment = 0;
+  let part = 0;
+  for (const line of text.split('\n')) {
+    const duration = Number(/^#(?:EXTINF:|EXT-X-PART:DURATION=)([\d.]+)/.exec(line)?.[1] ?? 0);
+    if (line === '# independent segment' || (line.startsWith('#EXT-X-PART:') && line.includes('INDEPENDENT=YES'))) keyframes.push(segment + part);
+    if (line.startsWith('#EXT-X-PART:')) part += duration;
+    if (line.startsWith('#EXTINF:')) {
+      segment += duration;
+      part = 0;
+    }
+  }
+  const back = keyframes.map((time) => segment + part - time).filter((time) => time >= holdBack);
+  return back.length ? Math.min(...back) : null;
+}
+
+/** After a start at a keyframe some seconds back: to the live edge, within what is buffered, so that nothing is missing. */
+function skipToLive(hls) {
+  const { start } = state;
+  const live = hls.liveSyncPosition;
+  if (!start || start.done || live === null) return;
+  if (performance.now() - start.at > 10_000) start.done = true;
+  const now = video.currentTime;
+  for (let i = 0; i < video.buffered.length; i += 1) {
+    const end = video.buffered.end(i);
+    if (video.buffered.start(i) > now || end < now) continue;
+    if (end >= live) {
+      start.done = true;
+      if (live > now + 0.1) video.currentTime = live;
+    } else if (live - end < hls.latestLevelDetails.targetduration + 1 && end > now + 1) {
+      // Seconds behind, hls.js loads whole segments only; after this it goes on with the parts up to the edge.
+      video.currentTime = end - 0.3;
+    }
+  }
+}
+
 /** After the end: wait until the playlist is another one than the ended one, then play that. */
 async function afterEnd() {
   const ended = await fetchText(playlist);
@@ -151,7 +219,7 @@ async function fetchText(url) {
 }
 
 async function restart() {
-  Object.assign(state, { ended: false, recovered: false, started: undefined });
+  Object.assign(state, { ended: false, recovered: false, started: undefined, start: undefined });
   phase('waiting', 'Waiting for the publisher', 'This page starts by itself.');
   if (await published()) play();
 }

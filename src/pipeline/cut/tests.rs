@@ -136,6 +136,21 @@ fn short_groups_of_pictures_are_gathered_into_segments() {
 }
 
 #[test]
+fn rare_keyframes_all_start_segments() {
+    // From 2.5 s up none comes in time for a segment; at 7.4 and 7.8 s one comes right after a segment has begun.
+    for group in [75, 120, 222, 234, 250, 300] {
+        let cuts = cuts(video(), Rule::Keyframes, &pictures(30.0, group, 1000));
+        let keyframes = cuts.iter().filter(|c| c.starts_with_keyframe);
+        assert!(keyframes.clone().count() > 3);
+        for cut in keyframes {
+            assert!(cut.starts_segment, "{group}: {cut:?}");
+            assert_eq!(cut.start % (group as u64 * 3000), 0);
+        }
+        assert!(segments(&cuts).iter().all(|&l| l <= video().hard));
+    }
+}
+
+#[test]
 fn a_keyframe_is_taken_early_if_the_next_would_come_too_late() {
     // Keyframes at 0, 1.2, 2.4 s: after 1.2 s the segment must end, because 2.4 s is the hard limit exactly.
     let cuts = cuts(video(), Rule::Keyframes, &pictures(30.0, 37, 400));
@@ -189,6 +204,20 @@ fn a_keyframe_in_mid_segment_starts_a_part() {
         .map(|c| c.start)
         .collect();
     assert_eq!(starts[..4], [0, 45_000, 90_000, 135_000]);
+}
+
+#[test]
+fn a_keyframe_that_was_asked_for_starts_a_part_wherever_it_comes() {
+    for at in 4..55 {
+        let mut pictures = pictures(30.0, 60, 100);
+        pictures[at].1 = true;
+        let start = pictures[at].0;
+        let cuts = cuts(video(), Rule::Keyframes, &pictures);
+        let found = cuts
+            .iter()
+            .any(|c| c.starts_with_keyframe && c.start.abs_diff(start) <= 1_125);
+        assert!(found, "keyframe at picture {at}: {cuts:?}");
+    }
 }
 
 #[test]

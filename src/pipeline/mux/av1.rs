@@ -164,7 +164,7 @@ fn operating_points(bits: &mut Bits<'_>, av1c: &mut Av1c) -> Option<()> {
     if bits.flag()? {
         bits.skip(32 + 32)?; // timing_info
         if bits.flag()? {
-            bits.skip_uvlc()?;
+            bits.uvlc()?;
         }
         if bits.flag()? {
             delay_bits = Some(bits.read(5)? + 1);

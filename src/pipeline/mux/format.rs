@@ -49,6 +49,32 @@ pub(crate) enum FormatError {
     AudioSpecificConfig(String),
 }
 
+/// What the mux takes.
+pub(super) fn accepted() -> gst::Caps {
+    [
+        gst::Structure::builder("video/x-h264")
+            .field("stream-format", gst::List::new(["avc", "avc3"]))
+            .field("alignment", "au")
+            .build(),
+        gst::Structure::builder("video/x-h265")
+            .field("stream-format", gst::List::new(["hvc1", "hev1"]))
+            .field("alignment", "au")
+            .build(),
+        gst::Structure::builder("video/x-av1")
+            .field("stream-format", "obu-stream")
+            .field("alignment", "tu")
+            .build(),
+        gst::Structure::new_empty("video/x-vp9"),
+        gst::Structure::new_empty("audio/x-opus"),
+        gst::Structure::builder("audio/mpeg")
+            .field("mpegversion", 4)
+            .field("stream-format", "raw")
+            .build(),
+    ]
+    .into_iter()
+    .collect()
+}
+
 /// How to read the access units that belong to some caps.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {

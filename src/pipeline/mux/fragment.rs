@@ -6,7 +6,7 @@
 use crate::pipeline::cut::{Boundary, Cutter, Limits, Rule};
 
 /// Longest pause that is bridged inside one continuous timeline; beyond it the timeline starts anew at a discontinuity.
-const BRIDGE_SECONDS: i64 = 2;
+pub(super) const BRIDGE_SECONDS: i64 = 2;
 
 /// One access unit (a picture, or an Opus packet).
 #[derive(Debug)]
@@ -194,6 +194,16 @@ impl<P> Fragmenter<P> {
             Taken::Yes
         } else {
             Taken::WithoutKeyframe
+        }
+    }
+
+    /// Where the last access unit ends by itself, in ticks: what comes next continues the timeline there. `None` before
+    /// the first one, and where its length is not known.
+    pub(crate) fn end(&self) -> Option<u64> {
+        match &self.state {
+            State::New => None,
+            State::Open(open) => Some(open.last.decode_time + open.last.nominal?),
+            State::Paused { end, .. } => Some(*end),
         }
     }
 

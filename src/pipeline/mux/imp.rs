@@ -6,11 +6,12 @@ use gst::{glib, prelude::*, subclass::prelude::*};
 use gstreamer as gst;
 
 use super::{
-    END_PART,
-    format::{Input, TrackFormat},
-    fragment::{AccessUnit, Fragment, Fragmenter, Taken},
+    END_PART, FILL_SILENCE,
+    format::{self, Input, TrackFormat},
+    fragment::{AccessUnit, Fragment, Fragmenter, Taken, ticks},
     output,
     settings::Settings,
+    silence::Silence,
 };
 
 /// While no keyframe comes, one is asked for this often (of media time).
@@ -31,6 +32,7 @@ struct State {
     track: Option<Track>,
     /// Media time of the last request for a keyframe; `None` while none is missing.
     asked_at: Option<i64>,
+    silence: Silence,
 }
 
 /// What exists from the first keyframe on.
@@ -129,6 +131,18 @@ impl ObjectImpl for Mux {
                         None
                     })
                     .build(),
+                glib::subclass::Signal::builder(FILL_SILENCE)
+                    .param_types([u64::static_type()])
+                    .action()
+                    .class_handler(|args| {
+                        let mux = args.first().and_then(|v| v.get::<super::Mux>().ok());
+                        let until = args.get(1).and_then(|v| v.get::<u64>().ok());
+                        if let Some((mux, until)) = mux.zip(until) {
+                            mux.imp().fill_silence(until);
+                        }
+                        None
+                    })
+                    .build(),
             ]
         });
         &SIGNALS
@@ -152,34 +166,9 @@ impl ElementImpl for Mux {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let sink: gst::Caps = [
-                gst::Structure::builder("video/x-h264")
-                    .field("stream-format", gst::List::new(["avc", "avc3"]))
-                    .field("alignment", "au")
-                    .build(),
-                gst::Structure::builder("video/x-h265")
-                    .field("stream-format", gst::List::new(["hvc1", "hev1"]))
-                    .field("alignment", "au")
-                    .build(),
-                gst::Structure::builder("video/x-av1")
-                    .field("stream-format", "obu-stream")
-                    .field("alignment", "tu")
-                    .build(),
-                gst::Structure::new_empty("video/x-vp9"),
-                gst::Structure::new_empty("audio/x-opus"),
-                gst::Structure::builder("audio/mpeg")
-                    .field("mpegversion", 4)
-                    .field("stream-format", "raw")
-                    .build(),
-            ]
-            .into_iter()
-            .collect();
-            let src = gst::Caps::builder("video/quicktime")
-                .field("variant", "iso-fragmented")
-                .build();
             [
-                ("sink", gst::PadDirection::Sink, sink),
-                ("src", gst::PadDirection::Src, src),
+                ("sink", gst::PadDirection::Sink, format::accepted()),
+                ("src", gst::PadDirection::Src, output::made()),
             ]
             .into_iter()
             .filter_map(|(name, direction, caps)| {
@@ -246,6 +235,26 @@ impl Mux {
             let track = self.new_track(format, input.is_video());
             outgoing.push(self.write_init(&track)?);
             state.track = Some(track);
+        }
+        if !input.is_video()
+            && let Some(track) = &mut state.track
+        {
+            let time = ticks(decode_time, track.timescale);
+            let nominal = input.nominal_duration(&map, track.timescale).unwrap_or(0);
+            if state.silence.covers(time, nominal, track.timescale) {
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "dropping {buffer:?}: silence is there already"
+                );
+                return Ok(outgoing);
+            }
+            let mut fragments = Vec::new();
+            let fragmenter = &mut track.fragmenter;
+            state
+                .silence
+                .fill_gap(fragmenter, track.timescale, time, &mut fragments);
+            self.write_parts(&fragments, track.timescale, &mut outgoing)?;
         }
         let taken = match &mut state.track {
             None => Taken::No,
@@ -426,27 +435,48 @@ impl Mux {
     }
 
     fn close(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
-        self.close_with(|fragmenter, fragments| fragmenter.close(None, fragments))
+        self.with_track(|track, _, fragments| track.fragmenter.close(None, fragments))
     }
 
     fn end_part(&self) {
         let _lock = self.sinkpad.stream_lock();
         // The next access unit meets the same flow and returns it.
-        if let Err(flow) = self.close_with(Fragmenter::pause) {
+        if let Err(flow) = self.with_track(|track, _, out| track.fragmenter.pause(out)) {
             gst::debug!(CAT, imp = self, "ending a part: {flow}");
         }
     }
 
-    fn close_with(
+    /// Goes on with silence up to `until`, in nanoseconds of running time.
+    fn fill_silence(&self, until: u64) {
+        let _lock = self.sinkpad.stream_lock();
+        let until = until.saturating_add(self.settings().start_offset);
+        let until = i64::try_from(until).unwrap_or(i64::MAX);
+        let filled = self.with_track(|track, silence, fragments| {
+            if track.format.resolution.is_none() {
+                let time = ticks(until, track.timescale);
+                silence.go_on(&mut track.fragmenter, track.timescale, time, fragments);
+            }
+        });
+        // The next access unit meets the same flow and returns it.
+        if let Err(flow) = filled {
+            gst::debug!(CAT, imp = self, "filling with silence: {flow}");
+        }
+    }
+
+    /// Does something to the track, if there is one yet, and sends what comes out.
+    fn with_track(
         &self,
-        close: impl FnOnce(&mut Fragmenter<gst::Buffer>, &mut Vec<Fragment<gst::Buffer>>),
+        action: impl FnOnce(&mut Track, &mut Silence, &mut Vec<Fragment<gst::Buffer>>),
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let mut outgoing = Vec::new();
-        if let Some(track) = &mut self.state().track {
+        let mut state = self.state();
+        let State { track, silence, .. } = &mut *state;
+        if let Some(track) = track {
             let mut fragments = Vec::new();
-            close(&mut track.fragmenter, &mut fragments);
+            action(track, silence, &mut fragments);
             self.write_parts(&fragments, track.timescale, &mut outgoing)?;
         }
+        drop(state);
         self.send(outgoing)
     }
 }

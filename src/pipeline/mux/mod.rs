@@ -17,8 +17,10 @@ mod imp;
 mod opus;
 mod output;
 mod settings;
+mod silence;
 mod vp9;
 
+pub(super) use bits::Bits;
 use gst::{glib, prelude::*};
 use gstreamer as gst;
 
@@ -28,6 +30,8 @@ pub(crate) const FACTORY: &str = "whipgatemux";
 const PART_META: &str = "WhipgatePart";
 /// Name of the action signal that closes the open part.
 pub(crate) const END_PART: &str = "end-part";
+/// Name of the action signal that puts silence where sound is missing.
+pub(crate) const FILL_SILENCE: &str = "fill-silence";
 
 glib::wrapper! {
     /// The element.

@@ -38,6 +38,13 @@ pub(super) fn init(
     Ok((caps.build(), buffer))
 }
 
+/// What leaves the mux.
+pub(super) fn made() -> gst::Caps {
+    gst::Caps::builder("video/quicktime")
+        .field("variant", "iso-fragmented")
+        .build()
+}
+
 /// One part.
 pub(super) fn part(
     fragment: &Fragment<gst::Buffer>,

@@ -20,6 +20,7 @@ mod nack;
 mod paths;
 mod peer;
 mod receiver;
+mod resync;
 mod routes;
 mod socket;
 mod stun;

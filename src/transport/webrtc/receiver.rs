@@ -24,8 +24,9 @@ use rtc::{
             full_intra_request::{FirEntry, FullIntraRequest},
             picture_loss_indication::PictureLossIndication,
         },
-        transport_feedbacks::transport_layer_nack::{
-            TransportLayerNack, nack_pairs_from_sequence_numbers,
+        transport_feedbacks::{
+            rapid_resynchronization_request::RapidResynchronizationRequest,
+            transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers},
         },
     },
     rtp,
@@ -34,7 +35,7 @@ use rtc::{
     shared::{TransportContext, error::Error},
 };
 
-use super::{link::Link, nack::NackLog};
+use super::{link::Link, nack::NackLog, resync::ReportRequests};
 use crate::{
     media::{RtpPacket, SenderReport, TrackIndex},
     transport::offer::OfferedTrack,
@@ -47,6 +48,7 @@ const STREAMS: usize = 4;
 struct Stream {
     ssrc: u32,
     nacks: NackLog,
+    report_requests: ReportRequests,
 }
 
 struct Track {
@@ -110,6 +112,7 @@ impl Receiver {
             track.streams.push(Stream {
                 ssrc: header.ssrc,
                 nacks: NackLog::new(track.offered.feedback.nack),
+                report_requests: ReportRequests::new(now),
             });
             let offered = track.offered.clone();
             self.bind(&offered, header.ssrc, old.map(|stream| stream.ssrc));
@@ -171,13 +174,27 @@ impl Receiver {
         self.congestion.bind_remote_stream(&info(ssrc));
     }
 
-    fn on_rtcp(&self, packets: &[Box<dyn rtcp::Packet>], now: Instant) {
+    fn on_rtcp(&mut self, packets: &[Box<dyn rtcp::Packet>], now: Instant) {
         for packet in packets {
             if let Some(report) = packet
                 .as_any()
                 .downcast_ref::<rtcp::sender_report::SenderReport>()
                 && let Some(track) = self.track_of(report.ssrc)
             {
+                tracing::trace!(
+                    track,
+                    ssrc = report.ssrc,
+                    ntp = report.ntp_time,
+                    rtp = report.rtp_time,
+                    "sender report"
+                );
+                let stream = self.tracks.get_mut(track).and_then(|track| {
+                    let mut streams = track.streams.iter_mut();
+                    streams.find(|stream| stream.ssrc == report.ssrc)
+                });
+                if let Some(stream) = stream {
+                    stream.report_requests.reported(now);
+                }
                 let report = SenderReport {
                     ssrc: report.ssrc,
                     ntp: report.ntp_time,
@@ -205,6 +222,23 @@ impl Receiver {
             transport: TransportContext::default(),
             message: AttributedPacket::new(Packet::Rtcp(vec![packet])),
         });
+    }
+
+    /// Asks new streams for their first sender reports.
+    fn ask_for_reports(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        for stream in self.tracks.iter_mut().flat_map(|track| &mut track.streams) {
+            if stream.report_requests.due(now) {
+                due.push(stream.ssrc);
+            }
+        }
+        for media_ssrc in due {
+            let request = RapidResynchronizationRequest {
+                sender_ssrc: self.ssrc,
+                media_ssrc,
+            };
+            self.send(now, Box::new(request));
+        }
     }
 
     fn ask_for_missing(&mut self, now: Instant) {
@@ -319,6 +353,7 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Receiver {
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
+        self.ask_for_reports(now);
         self.ask_for_missing(now);
         self.ask_for_keyframes(now);
         self.reports.handle_timeout(now)?;
@@ -330,7 +365,8 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Receiver {
             .tracks
             .iter()
             .flat_map(|track| &track.streams)
-            .filter_map(|stream| stream.nacks.deadline())
+            .flat_map(|stream| [stream.nacks.deadline(), stream.report_requests.deadline()])
+            .flatten()
             .min();
         [
             missing,
@@ -493,6 +529,7 @@ mod tests {
             setting.read(rtp(payload_type, ssrc, 1), ms(0));
             setting.read(rtp(payload_type, ssrc, 4), ms(0));
         }
+        let _first_requests = setting.sent(ms(0));
         let deadline = setting.receiver.poll_timeout().unwrap();
         assert_eq!(deadline, setting.start + ms(10));
         let nacks = setting.sent_of::<TransportLayerNack>(ms(10));
@@ -513,6 +550,24 @@ mod tests {
         assert_eq!(plis[0].media_ssrc, 9);
         assert!(setting.sent_of::<PictureLossIndication>(ms(3)).is_empty());
         assert_eq!(setting.link.stats().plis_sent, 1);
+    }
+
+    #[test]
+    fn a_new_stream_is_asked_for_a_sender_report_at_once() {
+        let mut setting = setting();
+        for (payload_type, ssrc) in [(103, 9), (111, 8)] {
+            setting.read(rtp(payload_type, ssrc, 1), ms(0));
+        }
+        assert_eq!(setting.receiver.poll_timeout(), Some(setting.start));
+        let mut asked: Vec<u32> = setting
+            .sent_of::<RapidResynchronizationRequest>(ms(0))
+            .iter()
+            .map(|request| request.media_ssrc)
+            .collect();
+        asked.sort_unstable();
+        assert_eq!(asked, [8, 9]);
+        let again = setting.sent_of::<RapidResynchronizationRequest>(ms(50));
+        assert!(again.is_empty());
     }
 
     #[test]

@@ -1,25 +1,15 @@
 //! The benchmark anyone can rerun: a fresh gateway for each run, the load, and a table of medians.
 
-use std::{
-    fmt::Write as _,
-    fs::File,
-    net::{TcpListener, UdpSocket},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail};
-use reqwest::Url;
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::{
     clip::ClipSpec,
+    gateway::Gateway,
     load::{LoadFigures, LoadOptions, percentile, run},
 };
-
-/// Longest wait for a gateway to be ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -72,7 +62,7 @@ async fn one(options: &BenchOptions, sessions: u32) -> Result<LoadFigures> {
     let mut gateway = Gateway::start(&options.gateway, &options.arguments)?;
     gateway.wait_ready().await?;
     let load = LoadOptions {
-        base: gateway.base.clone(),
+        base: gateway.base().clone(),
         token: None,
         prefix: "bench".into(),
         sessions,
@@ -81,12 +71,12 @@ async fn one(options: &BenchOptions, sessions: u32) -> Result<LoadFigures> {
         watchers: options.watchers,
         ramp: options.ramp,
         video: ClipSpec::default(),
-        pid: Some(gateway.child.id()),
-        recordings: Some(gateway.folder.path().join("data/recordings")),
+        pid: Some(gateway.pid()),
+        recordings: Some(gateway.recordings()),
         hls: true,
     };
     let figures = run(&load).await;
-    if figures.is_err() || gateway.child.try_wait()?.is_some() {
+    if figures.is_err() || gateway.has_ended()? {
         bail!(
             "{}\nthe gateway's last words:\n{}",
             error_text(&figures),
@@ -101,105 +91,6 @@ fn error_text(figures: &Result<LoadFigures>) -> String {
         |error| format!("{error:#}"),
         |_| "the gateway ended during the run".into(),
     )
-}
-
-/// A gateway on free loopback ports with a data folder that goes when it does.
-struct Gateway {
-    child: Child,
-    base: Url,
-    folder: tempfile::TempDir,
-}
-
-impl Gateway {
-    fn start(binary: &Path, arguments: &[String]) -> Result<Self> {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let port = free_port()?;
-        let log = File::create(folder.path().join("log"))?;
-        let child = Command::new(binary)
-            .current_dir(folder.path())
-            .arg("--set")
-            .arg(format!("http.listen=127.0.0.1:{port}"))
-            .arg("--set")
-            .arg(format!("webrtc.listen_udp=127.0.0.1:{port}"))
-            .arg("--set")
-            .arg(format!("webrtc.listen_tcp=127.0.0.1:{}", port + 1))
-            .arg("--set")
-            .arg(format!(
-                "storage.data_dir={}",
-                folder.path().join("data").display()
-            ))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
-        let base = Url::parse(&format!("http://127.0.0.1:{port}/"))?;
-        Ok(Self {
-            child,
-            base,
-            folder,
-        })
-    }
-
-    async fn wait_ready(&mut self) -> Result<()> {
-        let health = self.base.join("healthz")?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if reqwest::get(health.clone())
-                .await
-                .is_ok_and(|response| response.status().is_success())
-            {
-                return Ok(());
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "the gateway ended at once ({status}):\n{}",
-                    self.last_words()
-                );
-            }
-            if Instant::now() >= deadline {
-                bail!(
-                    "the gateway was not ready after {PATIENCE:?}:\n{}",
-                    self.last_words()
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    fn last_words(&self) -> String {
-        let log = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        // Its data goes with the folder: there is nothing to end properly.
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            tracing::warn!(%error, "cannot end the gateway");
-        }
-    }
-}
-
-/// A port that is free for TCP and UDP, and whose successor is free for TCP.
-fn free_port() -> Result<u16> {
-    for _ in 0..100 {
-        let http = TcpListener::bind("127.0.0.1:0")?;
-        let port = http.local_addr()?.port();
-        let Some(next) = port.checked_add(1) else {
-            continue;
-        };
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok()
-            && TcpListener::bind(("127.0.0.1", next)).is_ok()
-        {
-            return Ok(port);
-        }
-    }
-    bail!("no free pair of ports on loopback")
 }
 
 /// The rows as a Markdown table of medians over the runs.
@@ -269,33 +160,4 @@ pub fn table(rows: &[Row]) -> String {
         std::thread::available_parallelism().map_or(0, usize::from),
     );
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gateway_that_cannot_start_is_named() {
-        let missing = Gateway::start(Path::new("/nonexistent/whipgate"), &[])
-            .err()
-            .unwrap();
-        assert!(format!("{missing:#}").contains("/nonexistent/whipgate"));
-    }
-
-    #[tokio::test]
-    async fn a_gateway_that_ends_at_once_is_quoted() {
-        let mut gateway = Gateway::start(Path::new("/bin/echo"), &[]).unwrap();
-        let error = gateway.wait_ready().await.unwrap_err().to_string();
-        assert!(
-            error.contains("ended at once") && error.contains("http.listen="),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn ports_come_in_pairs() {
-        let port = free_port().unwrap();
-        assert!(port > 0);
-    }
 }

@@ -25,6 +25,8 @@ pub struct ClipSpec {
     pub seconds: u32,
     /// A panel of noise, so that the encoder needs all of its bitrate.
     pub noise: bool,
+    /// How RTP time stamps go where the encoder reorders pictures.
+    pub times: Times,
 }
 
 impl Default for ClipSpec {
@@ -34,8 +36,19 @@ impl Default for ClipSpec {
             format: VideoFormat::default(),
             seconds: 4,
             noise: true,
+            times: Times::Presentation,
         }
     }
+}
+
+/// What RTP time stamps say of pictures that are not sent in the order in which they are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Times {
+    /// When they are shown, as RFC 6184 section 5.1 has it.
+    #[default]
+    Presentation,
+    /// When they are decoded: they rise from picture to picture, as some encoders' do.
+    Decode,
 }
 
 /// What an audio clip holds: two seconds of the test sound as Opus.
@@ -43,6 +56,10 @@ impl Default for ClipSpec {
 pub struct AudioClipSpec {
     /// Bits per second, constant.
     pub bits_per_second: u32,
+    /// One channel instead of two.
+    pub mono: bool,
+    /// Silence is not sent, but for one packet each 400 ms (discontinuous transmission, RFC 6716 section 2.1.9).
+    pub dtx: bool,
 }
 
 impl Default for AudioClipSpec {
@@ -50,6 +67,8 @@ impl Default for AudioClipSpec {
     fn default() -> Self {
         Self {
             bits_per_second: 128_000,
+            mono: false,
+            dtx: false,
         }
     }
 }
@@ -57,8 +76,10 @@ impl Default for AudioClipSpec {
 /// Access units at equal distances; the one after the last is the first again.
 #[derive(Clone, Debug)]
 pub struct Clip {
-    /// The units, the first one a keyframe.
+    /// The units, the first one a keyframe; one without pieces is not sent.
     pub units: Vec<AccessUnit>,
+    /// How many ticks later than it is sent each unit is shown, beyond what is the same for all; empty if that is 0.
+    pub shown_later: Vec<i32>,
     /// Ticks of the RTP clock from one unit to the next.
     pub ticks: u32,
     /// RTP clock rate in Hz.
@@ -148,6 +169,19 @@ fn encode_video(spec: ClipSpec) -> Result<Clip> {
         "{} access units from {frames} pictures",
         encoded.len()
     );
+    let ticks = 90_000 / fps;
+    let shown_later = if spec.format.b_frames > 0 && spec.times == Times::Presentation {
+        encoded
+            .iter()
+            .enumerate()
+            .map(|(index, encoded)| {
+                let shown = (encoded.pts * 90_000 + 500_000_000) / 1_000_000_000;
+                shown as i32 - (index as u32 * ticks) as i32
+            })
+            .collect()
+    } else {
+        Vec::new()
+    };
     let units: Vec<AccessUnit> = encoded.into_iter().map(|encoded| encoded.unit).collect();
     ensure!(
         units.first().is_some_and(|unit| unit.keyframe),
@@ -155,7 +189,8 @@ fn encode_video(spec: ClipSpec) -> Result<Clip> {
     );
     Ok(Clip {
         units,
-        ticks: 90_000 / fps,
+        shown_later,
+        ticks,
         clock_rate: 90_000,
         size: (width as u16, height as u16),
     })
@@ -163,19 +198,22 @@ fn encode_video(spec: ClipSpec) -> Result<Clip> {
 
 /// Encodes three rounds and keeps the middle one, so that the encoder's state at its end is the one at its beginning.
 fn encode_audio(spec: AudioClipSpec) -> Result<Clip> {
-    let encoder = Encoder::opus(spec.bits_per_second)?;
+    let encoder = Encoder::opus(spec.bits_per_second, spec.mono)?;
     let packets = AUDIO_SECONDS * tone::RATE / OPUS_SAMPLES;
     let encoded = run(&encoder, || {
         // One packet more, or the encoder's last one is cut.
         for packet in 0..=packets * 3 {
             let start = packet * OPUS_SAMPLES;
-            let pcm = tone::pcm(start + OPUS_LOOKAHEAD, OPUS_SAMPLES as usize);
+            let mut pcm = tone::pcm(start + OPUS_LOOKAHEAD, OPUS_SAMPLES as usize);
+            if spec.mono {
+                pcm = pcm.chunks(4).flat_map(|both| [both[0], both[1]]).collect();
+            }
             encoder.push(packet * 20_000_000, 20_000_000, pcm)?;
         }
         Ok(())
     })?;
     let round = packets * 20_000_000;
-    let units: Vec<AccessUnit> = encoded
+    let mut units: Vec<AccessUnit> = encoded
         .into_iter()
         .filter(|encoded| (round..2 * round).contains(&encoded.pts))
         .map(|encoded| encoded.unit)
@@ -185,8 +223,19 @@ fn encode_audio(spec: AudioClipSpec) -> Result<Clip> {
         "{} Opus packets instead of {packets}",
         units.len()
     );
+    if spec.dtx {
+        // The beep and what follows it for 100 ms, as voice detection has it; then one packet of every twenty.
+        let heard = (2 * crate::picture::FLASH.as_millis() / 20) as usize;
+        for (index, unit) in units.iter_mut().enumerate() {
+            let into_second = index % 50;
+            if into_second >= heard && (into_second - heard) % 20 != 19 && into_second != 49 {
+                unit.pieces.clear();
+            }
+        }
+    }
     Ok(Clip {
         units,
+        shown_later: Vec::new(),
         ticks: OPUS_SAMPLES as u32,
         clock_rate: tone::RATE as u32,
         size: (0, 0),
@@ -239,7 +288,7 @@ mod tests {
         let video = Clip::video(&ClipSpec {
             format,
             seconds: 2,
-            noise: true,
+            ..ClipSpec::default()
         })
         .unwrap();
         let twice: Vec<AccessUnit> = video.units.iter().chain(&video.units).cloned().collect();

@@ -34,6 +34,8 @@ pub struct VideoFormat {
     pub keyframe_every: u32,
     /// H.264 only: High profile with CABAC instead of constrained baseline.
     pub high_profile: bool,
+    /// H.264 only: so many pictures between two others are predicted from both; needs the High profile.
+    pub b_frames: u32,
 }
 
 impl Default for VideoFormat {
@@ -47,6 +49,7 @@ impl Default for VideoFormat {
             kbps: 2500,
             keyframe_every: 60,
             high_profile: false,
+            b_frames: 0,
         }
     }
 }
@@ -125,15 +128,19 @@ impl Encoder {
         Self::assemble(&caps, chain, &wanted, Some(format.codec))
     }
 
-    pub(crate) fn opus(bits_per_second: u32) -> Result<Self> {
+    pub(crate) fn opus(bits_per_second: u32, mono: bool) -> Result<Self> {
         gst::init().context("cannot start GStreamer")?;
         let caps = gst::Caps::builder("audio/x-raw")
             .field("format", "S16LE")
             .field("layout", "interleaved")
-            .field("rate", tone::RATE as i32)
-            .field("channels", tone::CHANNELS as i32)
-            .field("channel-mask", gst::Bitmask::new(3))
-            .build();
+            .field("rate", tone::RATE as i32);
+        let caps = if mono {
+            caps.field("channels", 1i32).build()
+        } else {
+            caps.field("channels", tone::CHANNELS as i32)
+                .field("channel-mask", gst::Bitmask::new(3))
+                .build()
+        };
         let encoder = make("opusenc")?;
         encoder.set_property("bitrate", bits_per_second as i32);
         encoder.set_property_from_str("frame-size", "20");
@@ -290,13 +297,19 @@ fn video_encoder(format: &VideoFormat) -> Result<gst::Element> {
     match format.codec {
         VideoCodec::H264 => {
             encoder = make("x264enc")?;
-            encoder.set_property_from_str("tune", "zerolatency");
+            if format.b_frames == 0 {
+                encoder.set_property_from_str("tune", "zerolatency");
+            } else {
+                encoder.set_property("bframes", format.b_frames);
+                encoder.set_property("b-adapt", false);
+                encoder.set_property("b-pyramid", false);
+            }
             encoder.set_property_from_str("speed-preset", "veryfast");
             encoder.set_property("bitrate", format.kbps);
             encoder.set_property("vbv-buf-capacity", 600u32);
             encoder.set_property("key-int-max", format.keyframe_every);
             encoder.set_property("threads", 2u32);
-            encoder.set_property("option-string", "scenecut=0");
+            encoder.set_property("option-string", "scenecut=0:open-gop=0");
         }
         VideoCodec::H265 => {
             encoder = make("x265enc")?;

@@ -30,6 +30,9 @@ pub struct LiveSpec {
     pub audio_bits_per_second: u32,
     /// A panel of noise, see [`crate::clip::ClipSpec::noise`].
     pub noise: bool,
+    /// Leave requests for keyframes (RTCP PLI and FIR) unanswered, as OBS does: keyframes come by
+    /// [`VideoFormat::keyframe_every`] alone.
+    pub ignores_keyframe_requests: bool,
 }
 
 impl Default for LiveSpec {
@@ -39,6 +42,7 @@ impl Default for LiveSpec {
             format: VideoFormat::default(),
             audio_bits_per_second: 128_000,
             noise: false,
+            ignores_keyframe_requests: false,
         }
     }
 }
@@ -49,6 +53,8 @@ pub(crate) struct Live {
     /// Media time zero of both tracks.
     pub(crate) origin: Instant,
     video: Arc<Encoder>,
+    /// See [`LiveSpec::ignores_keyframe_requests`].
+    pub(crate) ignores_keyframe_requests: bool,
     /// Units dropped because the network side did not take them in time.
     pub(crate) dropped: Arc<AtomicU64>,
     /// Dropping it tells the generator to end.
@@ -61,7 +67,7 @@ pub(crate) type Units = mpsc::Receiver<Encoded>;
 impl Live {
     pub(crate) fn start(spec: &LiveSpec) -> Result<(Self, Units, Units)> {
         let video = Arc::new(Encoder::video(&spec.format)?);
-        let audio = Arc::new(Encoder::opus(spec.audio_bits_per_second)?);
+        let audio = Arc::new(Encoder::opus(spec.audio_bits_per_second, false)?);
         let dropped = Arc::new(AtomicU64::new(0));
         let video_units = collect("live-video", &video, &dropped)?;
         let audio_units = collect("live-audio", &audio, &dropped)?;
@@ -91,6 +97,7 @@ impl Live {
             Self {
                 origin,
                 video,
+                ignores_keyframe_requests: spec.ignores_keyframe_requests,
                 dropped,
                 _running: running,
             },

@@ -5,7 +5,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use whipgate_publisher::{
     bench::{BenchOptions, bench, table},
     load::{LoadOptions, percentile, run},
     receiver::{Received, Receiver, ReceiverOptions},
+    scenarios::{self, ScenarioOptions},
     watch::{Seen, Watcher},
 };
 
@@ -47,6 +48,8 @@ enum What {
     Measure(Measure),
     /// Start a gateway, load it, and print a table (and JSON with --json FILE).
     Bench(Bench),
+    /// Start a gateway, publish hard cases to it, judge HLS and recordings, and print a table; fails when a bound is missed.
+    Scenarios(Scenarios),
     /// Be a WHIP endpoint that says what it receives, to try clients on.
     Receive(Receive),
 }
@@ -62,6 +65,18 @@ struct Demo {
     /// h264, h265, av1 or vp9.
     #[arg(long, default_value = "h264")]
     codec: VideoCodec,
+    /// Picture size.
+    #[arg(long, default_value = "1280x720", value_parser = size)]
+    size: (u32, u32),
+    /// Kilobits per second of video.
+    #[arg(long, default_value_t = VideoFormat::default().kbps)]
+    kbps: u32,
+    /// Pictures from one keyframe to the next (at 30 a second).
+    #[arg(long, default_value_t = VideoFormat::default().keyframe_every)]
+    keyframe_every: u32,
+    /// Leave requests for keyframes unanswered, as OBS does.
+    #[arg(long)]
+    ignore_keyframe_requests: bool,
     /// Stop after so many seconds.
     #[arg(long)]
     seconds: Option<u64>,
@@ -93,6 +108,9 @@ struct Publish {
     /// Sound starts so many milliseconds late.
     #[arg(long, default_value_t = 0)]
     late_audio: u64,
+    /// Sound only.
+    #[arg(long)]
+    no_video: bool,
 }
 
 #[derive(Args)]
@@ -180,6 +198,31 @@ struct Bench {
 }
 
 #[derive(Args)]
+struct Scenarios {
+    /// The gateway's binary.
+    #[arg(long, default_value = "target/release/whipgate")]
+    gateway: PathBuf,
+    /// Only cases with this in their name.
+    #[arg(long)]
+    only: Option<String>,
+    /// Only a short selection of cases.
+    #[arg(long)]
+    quick: bool,
+    /// Cases at a time.
+    #[arg(long, default_value_t = 3)]
+    at_once: usize,
+    /// Also write everything measured to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Keep captured HLS, recordings and the gateway's log in this folder.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Further arguments for the gateway, after `--`.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Args)]
 struct Receive {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:4001")]
@@ -220,15 +263,33 @@ async fn dispatch(command: What) -> Result<()> {
         What::Load(arguments) => load(arguments).await,
         What::Measure(arguments) => measure(arguments).await,
         What::Bench(arguments) => run_bench(arguments).await,
+        What::Scenarios(arguments) => run_scenarios(arguments).await,
         What::Receive(arguments) => receive(arguments).await,
     }
+}
+
+/// A picture size as `1280x720`; the encoders take even numbers only.
+fn size(text: &str) -> Result<(u32, u32), String> {
+    text.split_once('x')
+        .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))
+        .filter(|(width, height)| {
+            [width, height]
+                .iter()
+                .all(|n: &&u32| **n > 0 && n.is_multiple_of(2))
+        })
+        .ok_or_else(|| "expected two even numbers, as 1280x720".to_owned())
 }
 
 /// Publishes, and again two seconds after a failure or an end by the gateway, as OBS does.
 async fn demo(arguments: Demo) -> Result<()> {
     const RETRY: Duration = Duration::from_secs(2);
+    let (width, height) = arguments.size;
     let format = VideoFormat {
         codec: arguments.codec,
+        width,
+        height,
+        kbps: arguments.kbps,
+        keyframe_every: arguments.keyframe_every,
         ..VideoFormat::default()
     };
     let options = PublishOptions {
@@ -236,6 +297,7 @@ async fn demo(arguments: Demo) -> Result<()> {
         token: arguments.token,
         video: Some(VideoSource::Live(LiveSpec {
             format,
+            ignores_keyframe_requests: arguments.ignore_keyframe_requests,
             ..LiveSpec::default()
         })),
         audio: (!arguments.no_audio).then_some(AudioSource::Live),
@@ -276,13 +338,15 @@ async fn publish(arguments: Publish) -> Result<()> {
     let publisher = Publisher::start(PublishOptions {
         url: arguments.url,
         token: arguments.token,
-        video: Some(VideoSource::Clip(ClipSpec {
-            format: VideoFormat {
-                codec: arguments.codec,
-                ..VideoFormat::default()
-            },
-            ..ClipSpec::default()
-        })),
+        video: (!arguments.no_video).then(|| {
+            VideoSource::Clip(ClipSpec {
+                format: VideoFormat {
+                    codec: arguments.codec,
+                    ..VideoFormat::default()
+                },
+                ..ClipSpec::default()
+            })
+        }),
         video_path: path,
         audio_path: PathOptions {
             starts_after: Duration::from_millis(arguments.late_audio),
@@ -402,13 +466,41 @@ async fn measure(arguments: Measure) -> Result<()> {
     print(&all)
 }
 
-async fn run_bench(arguments: Bench) -> Result<()> {
-    let gateway = arguments.gateway.canonicalize().with_context(|| {
+fn gateway_binary(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().with_context(|| {
         format!(
             "no gateway at {}: build it with `cargo build --release`",
-            arguments.gateway.display()
+            path.display()
         )
-    })?;
+    })
+}
+
+async fn run_scenarios(arguments: Scenarios) -> Result<()> {
+    let rows = scenarios::run(&ScenarioOptions {
+        gateway: gateway_binary(&arguments.gateway)?,
+        arguments: arguments.arguments,
+        only: arguments.only,
+        quick: arguments.quick,
+        at_once: arguments.at_once,
+        keep: arguments.keep,
+    })
+    .await?;
+    if let Some(file) = arguments.json {
+        let json = serde_json::to_vec_pretty(&rows)?;
+        std::fs::write(&file, json).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    write!(io::stdout(), "{}", scenarios::table(&rows)).context("cannot print")?;
+    let missed = rows.iter().filter(|row| !row.failures.is_empty()).count();
+    anyhow::ensure!(
+        missed == 0,
+        "{missed} of {} cases missed a bound",
+        rows.len()
+    );
+    Ok(())
+}
+
+async fn run_bench(arguments: Bench) -> Result<()> {
+    let gateway = gateway_binary(&arguments.gateway)?;
     let options = BenchOptions {
         gateway,
         arguments: arguments.arguments,

@@ -2,24 +2,40 @@
 //! sender reports get through. Works on encrypted datagrams (the headers it reads are in clear, RFC 3711).
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::BinaryHeap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
+/// How much later a packet arrives that others overtake.
+const OVERTAKEN_BY: Duration = Duration::from_millis(15);
+
 /// What happens to the RTP packets of one track, retransmissions included.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PathOptions {
     /// Percentage of packets that never arrive.
     pub loss_percent: f32,
+    /// So many packets in a row are lost at a time; 0 means 1.
+    pub burst: u16,
     /// Extra time on the way, the same for all packets.
     pub delay: Duration,
+    /// Up to so much more, another amount for each packet; packets stay in order.
+    pub jitter: Duration,
+    /// Percentage of packets that are overtaken by those of the next 15 ms.
+    pub reordered_percent: f32,
+    /// Percentage of packets that arrive twice.
+    pub duplicated_percent: f32,
     /// Percentage of packets whose payload is random bytes.
     pub garbage_percent: f32,
+    /// Loss, jitter, reordering, duplicates and garbage happen only between these times after the connection stands.
+    pub trouble: Option<(Duration, Duration)>,
     /// Sends nothing before this time after the connection stands; time stamps go on counting meanwhile.
     pub starts_after: Duration,
+    /// Sender reports are wrong by so much.
+    pub clock_error: Duration,
 }
 
 /// When RTCP sender reports are sent.
@@ -52,12 +68,21 @@ pub(crate) const REPORT_GRAIN: Duration = Duration::from_millis(50);
 /// A datagram and where it goes.
 pub(crate) type Datagram = (SocketAddr, Vec<u8>);
 
+/// A datagram on its way: when it arrives, and its number among those that left.
+type Travelling = Reverse<(Instant, u64, Datagram)>;
+
 /// Loss and delay of one track.
 #[derive(Debug)]
 pub(crate) struct Path {
     options: PathOptions,
     random: SmallRng,
-    on_the_way: VecDeque<(Instant, Datagram)>,
+    connected: Option<Instant>,
+    on_the_way: BinaryHeap<Travelling>,
+    sent: u64,
+    /// Arrival of the last packet that was not overtaken.
+    newest: Option<Instant>,
+    /// So many of the next packets are lost, too.
+    losing: u16,
 }
 
 impl Path {
@@ -65,7 +90,11 @@ impl Path {
         Self {
             options,
             random: SmallRng::seed_from_u64(seed),
-            on_the_way: VecDeque::new(),
+            connected: None,
+            on_the_way: BinaryHeap::new(),
+            sent: 0,
+            newest: None,
+            losing: 0,
         }
     }
 
@@ -73,37 +102,78 @@ impl Path {
         &self.options
     }
 
+    /// The connection stands: [`PathOptions::trouble`] counts from here.
+    pub(crate) fn connected(&mut self, now: Instant) {
+        self.connected = Some(now);
+    }
+
+    fn is_troubled(&self, now: Instant) -> bool {
+        match (self.options.trouble, self.connected) {
+            (None, _) => true,
+            (Some((from, until)), Some(connected)) => {
+                (from..until).contains(&now.saturating_duration_since(connected))
+            }
+            (Some(_), None) => false,
+        }
+    }
+
     /// Replaces a payload with noise of the same length, if it is this packet's turn.
-    pub(crate) fn spoil(&mut self, payload: &mut [u8]) {
-        if self.hits(self.options.garbage_percent) {
+    pub(crate) fn spoil(&mut self, now: Instant, payload: &mut [u8]) {
+        if self.is_troubled(now) && self.hits(self.options.garbage_percent) {
             self.random.fill(payload);
         }
     }
 
-    /// Gives the datagram back if it is to be sent now; `Err(true)` if it is lost, `Err(false)` if it comes later.
-    pub(crate) fn enter(&mut self, now: Instant, datagram: Datagram) -> Result<Datagram, bool> {
-        if self.hits(self.options.loss_percent) {
-            return Err(true);
+    /// Puts a datagram on its way; false if it is lost.
+    pub(crate) fn enter(&mut self, now: Instant, datagram: Datagram) -> bool {
+        let mut arrival = now + self.options.delay;
+        if self.is_troubled(now) {
+            let burst = self.options.burst.max(1);
+            if self.losing > 0 {
+                self.losing -= 1;
+                return false;
+            }
+            if self.hits(self.options.loss_percent / f32::from(burst)) {
+                self.losing = burst - 1;
+                return false;
+            }
+            arrival += self.options.jitter.mul_f32(self.random.random());
+            if self.hits(self.options.duplicated_percent) {
+                self.travel(arrival, datagram.clone());
+            }
+            if self.hits(self.options.reordered_percent) {
+                self.travel(arrival + OVERTAKEN_BY, datagram);
+                return true;
+            }
         }
-        if self.options.delay.is_zero() {
-            return Ok(datagram);
-        }
-        self.on_the_way
-            .push_back((now + self.options.delay, datagram));
-        Err(false)
+        self.travel(arrival, datagram);
+        true
     }
 
-    /// The next delayed datagram that is due.
+    fn travel(&mut self, arrival: Instant, datagram: Datagram) {
+        // Delay alone never changes the order.
+        let arrival = self.newest.map_or(arrival, |newest| newest.max(arrival));
+        if self.options.reordered_percent <= 0.0 {
+            self.newest = Some(arrival);
+        }
+        self.on_the_way
+            .push(Reverse((arrival, self.sent, datagram)));
+        self.sent += 1;
+    }
+
+    /// The next datagram that arrives by `now`.
     pub(crate) fn leave(&mut self, now: Instant) -> Option<Datagram> {
         if self.next()? > now {
             return None;
         }
-        self.on_the_way.pop_front().map(|(_, datagram)| datagram)
+        self.on_the_way
+            .pop()
+            .map(|Reverse((_, _, datagram))| datagram)
     }
 
     /// When [`Self::leave`] has something next.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.on_the_way.front().map(|(at, _)| *at)
+        self.on_the_way.peek().map(|Reverse((at, ..))| *at)
     }
 
     fn hits(&mut self, percent: f32) -> bool {
@@ -204,13 +274,56 @@ mod tests {
             let mut path = Path::new(options, seed);
             let now = Instant::now();
             (0..10_000)
-                .map(|_| path.enter(now, datagram(0)).is_err())
+                .map(|_| !path.enter(now, datagram(0)))
                 .collect::<Vec<_>>()
         };
         let count = lost(1).iter().filter(|lost| **lost).count();
         assert!((900..1100).contains(&count), "{count}");
         assert_eq!(lost(1), lost(1));
         assert_ne!(lost(1), lost(2));
+    }
+
+    #[test]
+    fn loses_in_bursts_and_only_while_there_is_trouble() {
+        let options = PathOptions {
+            loss_percent: 10.0,
+            burst: 5,
+            trouble: Some((Duration::from_secs(1), Duration::from_secs(2))),
+            ..PathOptions::default()
+        };
+        let mut path = Path::new(options, 3);
+        let start = Instant::now();
+        path.connected(start);
+        let mut lost_at = |after| {
+            (0..10_000)
+                .map(|_| !path.enter(start + Duration::from_millis(after), datagram(0)))
+                .collect::<Vec<_>>()
+        };
+        assert!(lost_at(500).iter().all(|lost| !lost));
+        let lost = lost_at(1500);
+        let count = lost.iter().filter(|lost| **lost).count();
+        assert!((700..1300).contains(&count), "{count}");
+        assert!(
+            lost.chunk_by(|a, b| a == b)
+                .filter(|run| run[0])
+                .all(|run| run.len() >= 5)
+        );
+        assert!(lost_at(2500).iter().all(|lost| !lost));
+    }
+
+    /// What arrives, in order, of packets sent every millisecond.
+    fn arrivals(options: PathOptions) -> Vec<u8> {
+        let mut path = Path::new(options, 0);
+        let start = Instant::now();
+        for number in 0..200 {
+            assert!(path.enter(
+                start + Duration::from_millis(number),
+                datagram(number as u8)
+            ));
+        }
+        std::iter::from_fn(|| path.leave(start + Duration::from_secs(1)))
+            .map(|(_, datagram)| datagram[0])
+            .collect()
     }
 
     #[test]
@@ -221,17 +334,33 @@ mod tests {
         };
         let mut path = Path::new(options, 0);
         let now = Instant::now();
-        assert!(path.enter(now, datagram(1)).is_err());
-        assert!(
-            path.enter(now + Duration::from_millis(10), datagram(2))
-                .is_err()
-        );
+        assert!(path.enter(now, datagram(1)));
+        assert!(path.enter(now + Duration::from_millis(10), datagram(2)));
         assert_eq!(path.leave(now + Duration::from_millis(99)), None);
         assert_eq!(
             path.leave(now + Duration::from_millis(100)),
             Some(datagram(1))
         );
         assert_eq!(path.next(), Some(now + Duration::from_millis(110)));
+        let jittered = arrivals(PathOptions {
+            jitter: Duration::from_millis(50),
+            ..PathOptions::default()
+        });
+        assert!(jittered.is_sorted() && jittered.len() == 200);
+    }
+
+    #[test]
+    fn reorders_and_duplicates() {
+        let reordered = arrivals(PathOptions {
+            reordered_percent: 10.0,
+            ..PathOptions::default()
+        });
+        assert!(!reordered.is_sorted() && reordered.len() == 200);
+        let twice = arrivals(PathOptions {
+            duplicated_percent: 50.0,
+            ..PathOptions::default()
+        });
+        assert!(twice.len() > 250 && twice.is_sorted());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ use crate::{
     codec::offer_opus,
     live::{Live, LiveSpec},
     path::{PathOptions, REPORT_GRAIN, ReportGate, SenderReports},
-    session::{Command, Counters, Ended, Session, Shared},
+    session::{Change, Command, Counters, Ended, Session, Shared},
     track::{Feed, Negotiated, Track, TrackSource},
     whip::{Accepted, WhipClient},
 };
@@ -52,6 +52,8 @@ impl Default for VideoSource {
 pub enum AudioSource {
     /// The test sound, encoded once and repeated.
     Clip(AudioClipSpec),
+    /// Clips played once each, in turn, for ever.
+    Sequence(Vec<AudioClipSpec>),
     /// Made in real time together with a live picture; needs [`VideoSource::Live`].
     Live,
 }
@@ -83,6 +85,10 @@ pub struct PublishOptions {
     pub sender_reports: SenderReports,
     /// Offer RTX for video. Without it (or if the answer refuses it) a NACK is answered with the packet itself.
     pub rtx: bool,
+    /// Ignore NACKs where they are not answered by RTX.
+    pub no_repairs: bool,
+    /// The audio track's sender reports, where they differ from `sender_reports`.
+    pub audio_sender_reports: Option<SenderReports>,
     /// Put [`crate::stamp::Stamp`]s with this number into H.264 and H.265 pictures.
     pub stamp: Option<u32>,
     /// Clips end after this much media; the connection stays.
@@ -110,6 +116,8 @@ impl Default for PublishOptions {
             audio_path: PathOptions::default(),
             sender_reports: SenderReports::default(),
             rtx: true,
+            no_repairs: false,
+            audio_sender_reports: None,
             stamp: Some(0),
             media_duration: None,
             first_sequence_number: None,
@@ -142,6 +150,8 @@ pub struct Stats {
     pub retransmitted: u64,
     /// PLI and FIR received.
     pub keyframe_requests: u64,
+    /// Shortest time between two of them in milliseconds; 0 while there were less than two.
+    pub keyframe_request_gap_ms: u64,
     /// Datagrams with sender reports sent.
     pub sender_reports: u64,
     /// How often ICE said `disconnected`.
@@ -233,6 +243,7 @@ impl Publisher {
                 .unwrap_or_default(),
             connected: watch::Sender::new(None),
             ended: watch::Sender::new(None),
+            pictures: Mutex::default(),
         });
         let (commands, orders) = mpsc::channel(8);
         let session = Session {
@@ -242,6 +253,7 @@ impl Publisher {
             tracks,
             live,
             reports: ReportGate::new(options.sender_reports),
+            audio_reports: options.audio_sender_reports.map(ReportGate::new),
             publication: options.stamp,
             media_duration: options.media_duration,
             shared: Arc::clone(&shared),
@@ -250,6 +262,8 @@ impl Publisher {
             outbox: Vec::new(),
             repairs: Vec::new(),
             keyframe_asked: None,
+            repairs_lost: options.no_repairs,
+            last_request: None,
         };
         let task = tokio::spawn(session.run());
         let publisher = Self {
@@ -331,6 +345,7 @@ impl Publisher {
             nacked: read(&counters.nacked),
             retransmitted: read(&counters.retransmitted),
             keyframe_requests: read(&counters.keyframe_requests),
+            keyframe_request_gap_ms: read(&counters.keyframe_request_gap),
             sender_reports: read(&counters.sender_reports),
             ice_disconnects: read(&counters.ice_disconnects),
             unsent: read(&counters.unsent),
@@ -355,6 +370,21 @@ impl Publisher {
     pub async fn pause(&self, video: bool, audio: bool) {
         // A publication that is over has nothing to pause.
         drop(self.commands.send(Command::Pause { video, audio }).await);
+    }
+
+    /// Changes the source of video, audio or both from their next units on.
+    pub async fn change(&self, video: Option<Change>, audio: Option<Change>) {
+        // A publication that is over has nothing to change.
+        drop(self.commands.send(Command::Change { video, audio }).await);
+    }
+
+    /// Media time of each picture sent so far, by the number in its stamp.
+    pub fn pictures(&self) -> Vec<Duration> {
+        self.shared
+            .pictures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Ends properly: DELETE of the session URL, then DTLS close. An answer other than 2xx is an error.
@@ -428,6 +458,9 @@ async fn prepare(options: &PublishOptions) -> Result<(Vec<TrackSource>, Option<L
         if let Some(audio) = audio {
             let feed = match audio {
                 AudioSource::Clip(spec) => Feed::clips(vec![Clip::audio(&spec)?]),
+                AudioSource::Sequence(specs) => {
+                    Feed::clips(specs.iter().map(Clip::audio).collect::<Result<_>>()?)
+                }
                 AudioSource::Live => {
                     let units = live_audio.context("live audio needs live video")?;
                     Feed::Live {

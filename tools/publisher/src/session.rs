@@ -7,7 +7,7 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
@@ -66,6 +66,8 @@ pub(crate) struct Counters {
     pub(crate) ice_disconnects: AtomicU64,
     pub(crate) unsent: AtomicU64,
     pub(crate) late_micros: AtomicU64,
+    /// Shortest time between two keyframe requests, in milliseconds; 0 while there were less than two.
+    pub(crate) keyframe_request_gap: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, value: u64) {
@@ -80,11 +82,27 @@ pub(crate) struct Shared {
     pub(crate) source_dropped: Arc<AtomicU64>,
     pub(crate) connected: watch::Sender<Option<Instant>>,
     pub(crate) ended: watch::Sender<Option<Ended>>,
+    /// Media time of each picture sent, by its number.
+    pub(crate) pictures: Mutex<Vec<Duration>>,
+}
+
+/// What changes in the middle of a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The track goes on under another SSRC with its own sequence numbers and time stamps.
+    NewSource,
+    /// The track's time stamps jump by so many seconds.
+    TimestampJump(i16),
 }
 
 /// Orders to the task.
 #[derive(Debug)]
 pub(crate) enum Command {
+    /// Changes video, audio or both.
+    Change {
+        video: Option<Change>,
+        audio: Option<Change>,
+    },
     /// Stops or resumes sending media of video and audio.
     Pause { video: bool, audio: bool },
     /// Ends by DTLS close; answered when everything is sent.
@@ -98,6 +116,8 @@ pub(crate) struct Session {
     pub(crate) tracks: Vec<Track>,
     pub(crate) live: Option<Live>,
     pub(crate) reports: ReportGate,
+    /// For audio, if it has reports of its own.
+    pub(crate) audio_reports: Option<ReportGate>,
     pub(crate) publication: Option<u32>,
     /// Media of clips ends here.
     pub(crate) media_duration: Option<Duration>,
@@ -108,6 +128,10 @@ pub(crate) struct Session {
     pub(crate) outbox: Vec<Datagram>,
     pub(crate) repairs: Vec<(usize, u16)>,
     pub(crate) keyframe_asked: Option<Instant>,
+    /// NACKs are ignored.
+    pub(crate) repairs_lost: bool,
+    /// When the gateway last asked for a keyframe.
+    pub(crate) last_request: Option<Instant>,
 }
 
 /// What woke the task.
@@ -141,6 +165,7 @@ impl Session {
                         track.paused = if track.is_video() { video } else { audio };
                     }
                 }
+                Wake::Command(Some(Command::Change { video, audio })) => self.change(video, audio),
                 Wake::Command(Some(Command::Close(done))) => {
                     self.rtc.close()?;
                     self.flush(Instant::now()).await?;
@@ -184,6 +209,24 @@ impl Session {
         }
     }
 
+    fn change(&mut self, video: Option<Change>, audio: Option<Change>) {
+        for track in &mut self.tracks {
+            match if track.is_video() { video } else { audio } {
+                None => {}
+                Some(Change::NewSource) => {
+                    let mut api = self.rtc.direct_api();
+                    let ssrc = api.new_ssrc();
+                    api.remove_stream_tx(track.net.ssrc);
+                    track.net.rtx = track.net.rtx.map(|_| api.new_ssrc());
+                    track.change_source(ssrc);
+                }
+                Some(Change::TimestampJump(seconds)) => {
+                    track.jump(i32::from(seconds).wrapping_mul(track.clock_rate as i32));
+                }
+            }
+        }
+    }
+
     fn deadline(&self, timeout: Instant) -> Instant {
         let clips = self
             .tracks
@@ -195,11 +238,12 @@ impl Session {
             .fold(timeout.min(Instant::now() + IDLE), Instant::min)
     }
 
-    /// Media time of the track's next clip unit, unless the clips are over.
+    /// When the track's next clip unit is sent, unless the clips are over.
     fn clip_due(&self, track: &Track) -> Option<Duration> {
-        track
-            .due()
-            .filter(|due| self.media_duration.is_none_or(|end| *due < end))
+        let over = self
+            .media_duration
+            .is_some_and(|end| track.clip_time() >= end);
+        track.due().filter(|_| !over)
     }
 
     async fn receive(&mut self, buffer: &mut [u8]) -> Result<()> {
@@ -254,7 +298,8 @@ impl Session {
                 let Some((unit, ticks)) = self.tracks[index].next_clip_unit() else {
                     break;
                 };
-                self.send_unit(index, unit, ticks, due);
+                let shown = origin + self.tracks[index].media_time(ticks);
+                self.send_unit(index, unit, ticks, shown);
             }
         }
     }
@@ -276,22 +321,35 @@ impl Session {
         if track.paused || too_early {
             return;
         }
-        let packets = track.packets(unit, ticks, wallclock, self.publication);
+        let media_time = track.media_time(ticks);
+        let claimed = wallclock
+            .checked_sub(track.path.options().clock_error)
+            .unwrap_or(wallclock);
+        let packets = track.packets(unit, ticks, claimed, self.publication);
         if packets.is_empty() {
             self.ask_for_first_keyframe();
             return;
         }
         if track.is_video() {
             add(&self.shared.counters.pictures, 1);
+            self.shared
+                .pictures
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(media_time);
         }
         let (net, started) = (track.net, std::mem::replace(&mut track.started, true));
         let mut api = self.rtc.direct_api();
         if !started {
             let stream = api.declare_stream_tx(net.ssrc, net.rtx, net.mid, None);
             stream.set_rtx_cache(RTX_CACHE.0, RTX_CACHE.1, None);
-            self.reports.track_started(Instant::now());
+            let gate = match &mut self.audio_reports {
+                Some(gate) if !track.is_video() => gate,
+                _ => &mut self.reports,
+            };
+            gate.track_started(Instant::now());
             // The report str0m makes before its first packet says RTP time 0.
-            self.reports.closed = true;
+            gate.closed = true;
         }
         for packet in &packets {
             write(&mut api, &net, packet);
@@ -321,6 +379,9 @@ impl Session {
             }
         };
         self.reports.closed = false;
+        if let Some(gate) = &mut self.audio_reports {
+            gate.closed = false;
+        }
         for track in &mut self.tracks {
             while let Some(datagram) = track.path.leave(now) {
                 self.outbox.push(datagram);
@@ -339,7 +400,15 @@ impl Session {
         let counters = &self.shared.counters;
         match kind(&datagram.1) {
             Kind::SenderReport(ssrc) => {
-                if self.reports.admits(ssrc, now) {
+                let of_audio = self
+                    .tracks
+                    .iter()
+                    .any(|track| !track.is_video() && track.net.ssrc == ssrc.into());
+                let gate = match &mut self.audio_reports {
+                    Some(gate) if of_audio => gate,
+                    _ => &mut self.reports,
+                };
+                if gate.admits(ssrc, now) {
                     add(&counters.sender_reports, 1);
                     self.outbox.push(datagram);
                 }
@@ -358,10 +427,8 @@ impl Session {
                 if track.net.rtx == Some(ssrc) {
                     add(&counters.retransmitted, 1);
                 }
-                match track.path.enter(now, datagram) {
-                    Ok(datagram) => self.outbox.push(datagram),
-                    Err(true) => add(&counters.lost, 1),
-                    Err(false) => {}
+                if !track.path.enter(now, datagram) {
+                    add(&counters.lost, 1);
                 }
             }
             Kind::Other => self.outbox.push(datagram),
@@ -373,12 +440,21 @@ impl Session {
             Event::Connected => {
                 let now = Instant::now();
                 self.shared.connected.send_replace(Some(now));
+                for track in &mut self.tracks {
+                    track.path.connected(now);
+                }
                 self.origin = Some(self.live.as_ref().map_or(now, |live| live.origin));
                 self.force_keyframe();
             }
             Event::KeyframeRequest(_) => {
-                add(&self.shared.counters.keyframe_requests, 1);
-                self.force_keyframe();
+                self.note_keyframe_request();
+                if !self
+                    .live
+                    .as_ref()
+                    .is_some_and(|live| live.ignores_keyframe_requests)
+                {
+                    self.force_keyframe();
+                }
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                 add(&self.shared.counters.ice_disconnects, 1);
@@ -389,6 +465,20 @@ impl Session {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn note_keyframe_request(&mut self) {
+        let now = Instant::now();
+        let counters = &self.shared.counters;
+        add(&counters.keyframe_requests, 1);
+        if let Some(last) = self.last_request.replace(now) {
+            let gap = now.duration_since(last).as_millis() as u64;
+            let least = counters.keyframe_request_gap.load(Ordering::Relaxed);
+            let least = if least == 0 { gap } else { least.min(gap) };
+            counters
+                .keyframe_request_gap
+                .store(least.max(1), Ordering::Relaxed);
         }
     }
 
@@ -424,7 +514,7 @@ impl Session {
                 .map(|bit| bit + 1);
             for offset in std::iter::once(0).chain(following) {
                 add(&self.shared.counters.nacked, 1);
-                if !self.tracks[index].net.rtx_accepted {
+                if !self.repairs_lost && !self.tracks[index].net.rtx_accepted {
                     self.repairs.push((index, entry.pid.wrapping_add(offset)));
                 }
             }

@@ -47,6 +47,15 @@ impl Feed {
             unit: 0,
         }
     }
+
+    /// How long, in ticks, units have to wait so that none is sent before the time at which it is shown.
+    fn behind(&self) -> u64 {
+        let Self::Clips { clips, .. } = self else {
+            return 0;
+        };
+        let latest = clips.iter().flat_map(|clip| &clip.shown_later).max();
+        latest.map_or(0, |ticks| u64::from(ticks.unsigned_abs()))
+    }
 }
 
 /// A packet as it was sent.
@@ -105,6 +114,8 @@ pub(crate) struct Track {
     pub(crate) feed: Feed,
     /// Ticks of the RTP clock since media time zero at which the next clip unit is due.
     ticks: u64,
+    /// How many ticks later than in its turn a clip's unit is sent, so that none is sent before it is shown.
+    behind: u64,
     packetizer: Packetizer,
     sequence: u64,
     timestamp_offset: u32,
@@ -123,6 +134,7 @@ impl Track {
             started: false,
             paused: false,
             ticks: 0,
+            behind: source.feed.behind(),
             packetizer: source.codec.map_or(Packetizer::Opus, |codec| {
                 Packetizer::video(codec, source.size)
             }),
@@ -139,19 +151,25 @@ impl Track {
         self.codec.is_some()
     }
 
-    /// Media time of the next clip unit; `None` for a live feed.
+    /// Media time at which the next clip unit is sent; `None` for a live feed.
     pub(crate) fn due(&self) -> Option<Duration> {
-        matches!(self.feed, Feed::Clips { .. }).then(|| self.media_time(self.ticks))
+        matches!(self.feed, Feed::Clips { .. }).then(|| self.media_time(self.ticks + self.behind))
     }
 
-    /// The clip unit that is due, with its ticks; moves on to the next.
+    /// Media time of the next clip unit, in the order of sending.
+    pub(crate) fn clip_time(&self) -> Duration {
+        self.media_time(self.ticks)
+    }
+
+    /// The clip unit that is due, with the ticks at which it is shown; moves on to the next.
     pub(crate) fn next_clip_unit(&mut self) -> Option<(AccessUnit, u64)> {
         let Feed::Clips { clips, clip, unit } = &mut self.feed else {
             return None;
         };
         let current = clips.get(*clip)?;
         let access_unit = current.units.get(*unit)?.clone();
-        let ticks = self.ticks;
+        let later = current.shown_later.get(*unit).copied().unwrap_or(0);
+        let ticks = self.ticks.saturating_add_signed(i64::from(later));
         self.ticks += u64::from(current.ticks);
         if *unit == 0
             && let Packetizer::Vp9 { size, .. } = &mut self.packetizer
@@ -208,17 +226,21 @@ impl Track {
             return Vec::new();
         }
         self.needs_keyframe = false;
+        if unit.pieces.is_empty() {
+            return Vec::new();
+        }
         if let Some(publication) = publication {
             let stamp = Stamp::now(publication, self.picture);
             insert_stamp(self.codec, &mut unit.pieces, &stamp);
         }
         self.picture = self.picture.wrapping_add(1);
+        let now = Instant::now();
         let timestamp = self.timestamp_offset.wrapping_add(ticks as u32);
         let payloads = self.packetizer.packetize(&unit);
         let count = payloads.len();
         let mut packets = Vec::with_capacity(count);
         for (index, mut payload) in payloads.into_iter().enumerate() {
-            self.path.spoil(&mut payload);
+            self.path.spoil(now, &mut payload);
             let packet = Sent {
                 sequence: self.sequence,
                 timestamp,
@@ -233,6 +255,20 @@ impl Track {
             packets.push(packet);
         }
         packets
+    }
+
+    /// What follows comes from another source: its own SSRC, sequence numbers and time stamps.
+    pub(crate) fn change_source(&mut self, ssrc: Ssrc) {
+        self.net.ssrc = ssrc;
+        self.started = false;
+        self.sequence = u64::from(rand::random::<u16>() >> 1);
+        self.timestamp_offset = rand::random();
+        self.history.clear();
+    }
+
+    /// What follows has time stamps that are `ticks` further on.
+    pub(crate) fn jump(&mut self, ticks: i32) {
+        self.timestamp_offset = self.timestamp_offset.wrapping_add_signed(ticks);
     }
 
     /// A packet that was asked for again.
@@ -300,6 +336,7 @@ mod tests {
         };
         Arc::new(Clip {
             units: (0..units).map(unit).collect(),
+            shown_later: Vec::new(),
             ticks: 3000,
             clock_rate: 90_000,
             size: (64, 64),

@@ -35,7 +35,7 @@ fn small(codec: VideoCodec) -> ClipSpec {
     ClipSpec {
         format,
         seconds: 1,
-        noise: true,
+        ..ClipSpec::default()
     }
 }
 
