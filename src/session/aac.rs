@@ -5,13 +5,19 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use crate::{
-    media::{InitSegment, Part, RtpPacket, TrackIndex, TrackInfo},
+    media::{Codec, InitSegment, Part, RtpPacket, TrackIndex, TrackInfo},
     pipeline::{self, Output, Pipeline, PipelineError, Pipelines},
 };
 
 /// AAC that failed this often within one publication stays off.
 const MAX_FAILURES: u32 = 5;
+
+/// An Opus packet of 20 ms without sound (RFC 6716 section 3.1: one CELT frame, fullband, mono).
+const SILENCE: &[u8] = &[0xf8, 0xff, 0xfe];
+const SILENCE_NANOS: i64 = 20_000_000;
 
 /// What comes of it, in order.
 #[derive(Debug)]
@@ -35,6 +41,8 @@ pub(super) struct Aac {
     timescale: u32,
     wanted: bool,
     failures: u32,
+    /// The newest packet, without its payload, and its presentation time in ns.
+    newest: Option<(RtpPacket, i64)>,
     /// Where the track's own segments start (with the offset), once one has: those of AAC follow it.
     segment_origin: Option<Duration>,
 }
@@ -49,6 +57,7 @@ impl Aac {
             collector: Arc::default(),
             wanted: false,
             failures: 0,
+            newest: None,
             segment_origin: None,
         }
     }
@@ -79,12 +88,37 @@ impl Aac {
         if self.wanted && self.pipeline.is_none() {
             self.start(pipelines, settings);
         }
+        let header = RtpPacket {
+            payload: Bytes::new(),
+            ..packet.clone()
+        };
+        self.newest = Some((header, pts));
         self.drive(|pipeline| pipeline.push(packet, pts, after_loss))
+    }
+
+    /// Sound has stopped: goes on with silence up to `until`, a presentation time in ns. Other codecs than Opus have none
+    /// that could be put in; their gap is filled when sound returns.
+    pub(super) fn fill_silence(&mut self, until: i64) -> Vec<Made> {
+        let mut made = Vec::new();
+        while self.pipeline.is_some()
+            && self.info.codec == Codec::Opus
+            && let Some((packet, pts)) = &mut self.newest
+            && *pts + 2 * SILENCE_NANOS <= until
+        {
+            *pts += SILENCE_NANOS;
+            packet.sequence_number = packet.sequence_number.wrapping_add(1);
+            packet.timestamp = packet.timestamp.wrapping_add(960);
+            let (mut packet, pts) = (packet.clone(), *pts);
+            packet.payload = Bytes::from_static(SILENCE);
+            made.extend(self.drive(|pipeline| pipeline.push(&packet, pts, false)));
+        }
+        made
     }
 
     /// What follows does not continue what there is: the track's timestamps jumped, or nothing came for a while.
     pub(super) fn discontinuity(&mut self) -> Vec<Made> {
         self.segment_origin = None;
+        self.newest = None;
         self.drive(Pipeline::discontinuity)
     }
 
@@ -166,5 +200,76 @@ impl Aac {
             }
         }
         made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Text;
+
+    #[test]
+    fn it_goes_on_while_sound_is_missing() {
+        let pipelines = Pipelines::load_only(None, &[Text::Aac(Codec::Opus)]).unwrap();
+        let settings = pipeline::Settings {
+            part_duration: Duration::from_millis(200),
+            segment_duration: Duration::from_secs(2),
+            track_id: 2,
+        };
+        let info = TrackInfo {
+            codec: Codec::Opus,
+            payload_type: 111,
+            clock_rate: 48_000,
+            channels: 2,
+            fmtp: String::new(),
+            mid: "0".to_owned(),
+        };
+        let mut aac = Aac::new(0, info);
+        aac.want(true);
+        aac.segment(pipeline::START_OFFSET);
+        let packet = |n: u16| RtpPacket {
+            payload_type: 111,
+            marker: false,
+            sequence_number: n,
+            timestamp: u32::from(n) * 960,
+            ssrc: 1,
+            payload: Bytes::from_static(SILENCE),
+        };
+        let mut made = Vec::new();
+        for n in 0..50 {
+            made.extend(aac.packet(
+                &pipelines,
+                &settings,
+                &packet(n),
+                i64::from(n) * SILENCE_NANOS,
+                false,
+            ));
+        }
+        for step in 1..=40 {
+            made.extend(aac.fill_silence(1_000_000_000 + step * 50_000_000));
+        }
+        // What was filled is not there a second time when sound returns.
+        for n in 150..200 {
+            made.extend(aac.packet(
+                &pipelines,
+                &settings,
+                &packet(n),
+                i64::from(n) * SILENCE_NANOS,
+                false,
+            ));
+        }
+        made.extend(aac.finish());
+        let mut end = None;
+        let mut total = 0;
+        for part in made.iter().filter_map(|made| match made {
+            Made::Part(part, _) => Some(part),
+            _ => None,
+        }) {
+            assert!(end.is_none_or(|end| end == part.decode_time), "{part:?}");
+            end = Some(part.decode_time + part.duration);
+            total += part.duration;
+        }
+        // Four seconds, and what the encoder adds: less than two frames of 1024 samples.
+        assert!((192_000..194_048).contains(&total), "{total}");
     }
 }

@@ -322,6 +322,9 @@ impl Publication {
             if missing >= signed_nanos(SILENCE_STEP) {
                 self.tracks[index].heard_until = Some(until);
                 self.drive(index, made, |pipeline| pipeline.fill_silence(until));
+                let aac = self.aac.as_mut().filter(|aac| aac.track == index);
+                let aac = aac.map(|aac| aac.fill_silence(until));
+                self.collect_aac(aac, made);
                 missing = 0;
             }
             let wait = u64::try_from(signed_nanos(SILENCE_STEP) - missing).unwrap_or(0);
