@@ -20,16 +20,16 @@ use std::{
 
 use clap::Parser;
 use whipgate::{
-    media::{Codec, MediaKind},
-    pipeline::{Output, Pipelines, Settings},
+    media::MediaKind,
+    pipeline::{Output, Pipelines, Settings, Text},
 };
 
 /// Runs one pipeline text on a media file or a test source and tells what comes out.
 #[derive(Debug, Parser)]
 #[command(name = "try-pipeline")]
 struct Arguments {
-    /// h264, h265, av1, vp9 or opus
-    codec: Codec,
+    /// h264, h265, av1, vp9, vp8, opus, g722, pcmu, pcma; opus-aac, g722-aac, pcmu-aac or pcma-aac
+    text: Text,
     /// A media file with a track of that codec [default: a test source]
     file: Option<PathBuf>,
     /// Directory with texts that replace the built-in ones
@@ -51,15 +51,16 @@ struct Arguments {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let codec = arguments.codec;
-    let pipelines = Pipelines::load(arguments.dir.as_deref())?;
-    for (_, origin) in pipelines.origins().filter(|(c, _)| *c == codec) {
+    let text = arguments.text;
+    let codec = text.codec();
+    let pipelines = Pipelines::load_only(arguments.dir.as_deref(), &[text])?;
+    for (_, origin) in pipelines.origins() {
         println!("text      {origin}");
     }
     let seconds = arguments.seconds;
     let media = match &arguments.file {
         Some(file) => media::file(codec, file),
-        None if codec.kind() == MediaKind::Audio => media::opus(seconds as usize * 50),
+        None if codec.kind() == MediaKind::Audio => media::tone(codec, seconds as usize * 50),
         None => media::Video {
             size: (1280, 720),
             ..media::Video::new(codec, seconds as usize * 30)
@@ -76,9 +77,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let outputs = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&outputs);
-    let mut pipeline = pipelines.start(&media.track, &settings, move |output| {
-        sink.lock().unwrap().push(output);
-    })?;
+    let output = move |output| sink.lock().unwrap().push(output);
+    let mut pipeline = match text {
+        Text::Main(_) => pipelines.start(&media.track, &settings, output)?,
+        Text::Aac(_) => pipelines.start_aac(&media.track, &settings, None, output)?,
+    };
     let start = processor_time();
     for (packet, pts) in &media.packets {
         pipeline.push(packet, *pts, false)?;
@@ -97,11 +100,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Time this thread has spent on a processor; pipelines have no other thread.
+/// Time this process has spent on processors, in steps of 10 ms; encoders have threads of their own.
 fn processor_time() -> Duration {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanoseconds = text.split(' ').next().and_then(|n| n.parse().ok());
-    Duration::from_nanos(nanoseconds.unwrap_or(0))
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name in parentheses may have anything in it; user and system time are the 12th and 13th field after it.
+    let ticks: u64 = text
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// Prints what came out. Returns the seconds it lasts.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use whipgate::{
     config::{self, Config, ConfigError, Sources},
-    gateway::{Gateway, GatewayError},
+    gateway::{self, Gateway, GatewayError},
     http::ServerError,
     pipeline::{PipelineError, Pipelines},
     recording::{self, Outcome},
@@ -120,10 +120,13 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 }
 
 fn check_config(config: &Config) -> anyhow::Result<()> {
-    let pipelines = Pipelines::load(config.pipelines.dir.as_deref())?;
+    let pipelines = Pipelines::load_only(
+        config.pipelines.dir.as_deref(),
+        &gateway::pipeline_texts(config),
+    )?;
     let mut lines = vec!["The configuration is valid.\n".to_owned()];
     let origins = pipelines.origins();
-    lines.extend(origins.map(|(codec, origin)| format!("pipeline {codec}: {origin}\n")));
+    lines.extend(origins.map(|(text, origin)| format!("pipeline {text}: {origin}\n")));
     print(&lines.concat())
 }
 

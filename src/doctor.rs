@@ -11,6 +11,7 @@ use std::{
 
 use whipgate::{
     config::{ByteSize, Config},
+    gateway,
     pipeline::Pipelines,
 };
 
@@ -247,11 +248,12 @@ fn free_space(config: &Config) -> Finding {
 
 fn codecs(config: &Config) -> Finding {
     let name = "codecs";
-    match Pipelines::load(config.pipelines.dir.as_deref()) {
+    let texts = gateway::pipeline_texts(config);
+    match Pipelines::load_only(config.pipelines.dir.as_deref(), &texts) {
         Ok(pipelines) => {
             let list: Vec<String> = pipelines
                 .origins()
-                .map(|(codec, _)| codec.to_string())
+                .map(|(text, _)| text.to_string())
                 .collect();
             Finding::ok(name, format!("pipelines for {} work", list.join(", ")))
         }
@@ -259,7 +261,8 @@ fn codecs(config: &Config) -> Finding {
             Level::Fail,
             name,
             error.to_string(),
-            "install the packages named, or mend the text in pipelines.dir",
+            "install the packages named, or mend the text in pipelines.dir; webrtc.transcode_audio, webrtc.transcode_vp8 \
+             and hls.audio say which of the transcoding texts are needed",
         ),
     }
 }

@@ -12,7 +12,8 @@ use crate::{
     config::{self, Config},
     hls,
     http::{self, AppState, PublishTokens, Readiness, Server, ServerError, SessionsView},
-    pipeline::{self, PipelineError, Pipelines},
+    media::{AudioFormat, Codec, MediaKind},
+    pipeline::{self, PipelineError, Pipelines, Text},
     recording::{self, RecordingError, Store},
     session::{self, Sessions},
     telemetry::Metrics,
@@ -119,7 +120,10 @@ impl Gateway {
     /// The first thing that cannot be had.
     pub async fn load(config: Config) -> Result<Self, GatewayError> {
         http::install_crypto_provider();
-        let pipelines = Arc::new(Pipelines::load(config.pipelines.dir.as_deref())?);
+        let pipelines = Arc::new(Pipelines::load_only(
+            config.pipelines.dir.as_deref(),
+            &pipeline_texts(&config),
+        )?);
         let recordings = config
             .recording
             .enabled
@@ -136,6 +140,7 @@ impl Gateway {
                 .map(PublicAddress::Ip)
                 .collect(),
             video_codecs: config.webrtc.video_codecs.clone(),
+            transcoded_codecs: transcoded_codecs(&config),
             ..WebRtcConfig::default()
         })
         .await?;
@@ -240,6 +245,32 @@ impl Gateway {
     }
 }
 
+/// The pipeline texts that a configuration needs, and with them their GStreamer elements.
+pub fn pipeline_texts(config: &Config) -> Vec<Text> {
+    let passed_through = Codec::ALL
+        .into_iter()
+        .filter(|codec| codec.transcoded_to().is_none());
+    let codecs: Vec<_> = passed_through.chain(transcoded_codecs(config)).collect();
+    let aac = config.hls.audio.contains(&AudioFormat::Aac);
+    let sound = codecs
+        .iter()
+        .filter(|codec| aac && codec.kind() == MediaKind::Audio);
+    codecs
+        .iter()
+        .copied()
+        .map(Text::Main)
+        .chain(sound.copied().map(Text::Aac))
+        .collect()
+}
+
+/// What is taken by transcoding, best first.
+fn transcoded_codecs(config: &Config) -> Vec<Codec> {
+    let vp8 = config.webrtc.transcode_vp8.then_some(Codec::Vp8);
+    vp8.into_iter()
+        .chain(config.webrtc.transcode_audio.iter().copied())
+        .collect()
+}
+
 fn open_recordings(config: &Config) -> Result<Arc<Store>, RecordingError> {
     let store = Store::open(
         config.storage.data_dir.join("recordings"),
@@ -267,6 +298,7 @@ fn session_settings(config: &Config) -> session::Settings {
             segment_duration: config.hls.segment_duration,
             first_segment: FIRST_SEGMENT.min(config.hls.segment_duration),
             window: config.hls.window,
+            audio: config.hls.audio.clone(),
             max_waiters: config.limits.waiters,
             ..hls::Settings::default()
         },
@@ -307,4 +339,39 @@ fn whip_endpoint(
             body: config.limits.body_bytes.as_usize(),
             body_time: config.limits.body_timeout,
         }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_configured_needs_its_text() {
+        let texts = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            config.webrtc.transcode_audio.clear();
+            change(&mut config);
+            pipeline_texts(&config)
+        };
+        let passed_through = texts(|_| {});
+        assert_eq!(passed_through.len(), 5);
+        assert!(!passed_through.contains(&Text::Main(Codec::Vp8)));
+        let vp8 = texts(|config| config.webrtc.transcode_vp8 = true);
+        assert_eq!(vp8.last(), Some(&Text::Main(Codec::Vp8)));
+        let aac = texts(|config| config.hls.audio = vec![AudioFormat::Aac]);
+        assert_eq!(aac.last(), Some(&Text::Aac(Codec::Opus)));
+        assert_eq!(aac.len(), 6);
+        let both = texts(|config| {
+            config.hls.audio = vec![AudioFormat::Opus, AudioFormat::Aac];
+            config.webrtc.transcode_audio = vec![Codec::Pcmu];
+        });
+        assert_eq!(
+            both[5..],
+            [
+                Text::Main(Codec::Pcmu),
+                Text::Aac(Codec::Opus),
+                Text::Aac(Codec::Pcmu)
+            ]
+        );
+    }
 }

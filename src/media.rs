@@ -34,7 +34,7 @@ impl fmt::Display for MediaKind {
     }
 }
 
-/// A codec that can be published and passed through without transcoding.
+/// A codec that can be published. Most are passed through; [`Self::transcoded_to`] says which are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Codec {
@@ -46,30 +46,63 @@ pub enum Codec {
     Av1,
     /// VP9, RTP payload format RFC 9628.
     Vp9,
+    /// VP8, RTP payload format RFC 7741.
+    Vp8,
     /// Opus, RTP payload format RFC 7587.
     Opus,
+    /// G.722, RTP payload format RFC 3551 section 4.5.2.
+    G722,
+    /// G.711 with µ-law, RTP payload format RFC 3551 section 4.5.14.
+    Pcmu,
+    /// G.711 with A-law, RTP payload format RFC 3551 section 4.5.14.
+    Pcma,
 }
 
 impl Codec {
     /// Every codec, video first.
-    pub const ALL: [Self; 5] = [Self::H264, Self::H265, Self::Av1, Self::Vp9, Self::Opus];
+    pub const ALL: [Self; 9] = [
+        Self::H264,
+        Self::H265,
+        Self::Av1,
+        Self::Vp9,
+        Self::Vp8,
+        Self::Opus,
+        Self::G722,
+        Self::Pcmu,
+        Self::Pcma,
+    ];
 
     /// Video or audio.
     pub const fn kind(self) -> MediaKind {
         match self {
-            Self::H264 | Self::H265 | Self::Av1 | Self::Vp9 => MediaKind::Video,
-            Self::Opus => MediaKind::Audio,
+            Self::H264 | Self::H265 | Self::Av1 | Self::Vp9 | Self::Vp8 => MediaKind::Video,
+            Self::Opus | Self::G722 | Self::Pcmu | Self::Pcma => MediaKind::Audio,
         }
     }
 
-    /// The name in our configuration, file names and JSON: `h264`, `h265`, `av1`, `vp9`, `opus`.
+    /// What its media is turned into, because players (VP8, G.711, G.722 in fragmented MP4) do not take it as it is;
+    /// `None` if it is passed through.
+    pub const fn transcoded_to(self) -> Option<Self> {
+        match self {
+            Self::H264 | Self::H265 | Self::Av1 | Self::Vp9 | Self::Opus => None,
+            Self::Vp8 => Some(Self::H264),
+            Self::G722 | Self::Pcmu | Self::Pcma => Some(Self::Opus),
+        }
+    }
+
+    /// The name in our configuration, file names and JSON: `h264`, `h265`, `av1`, `vp9`, `vp8`, `opus`, `g722`, `pcmu`,
+    /// `pcma`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::H264 => "h264",
             Self::H265 => "h265",
             Self::Av1 => "av1",
             Self::Vp9 => "vp9",
+            Self::Vp8 => "vp8",
             Self::Opus => "opus",
+            Self::G722 => "g722",
+            Self::Pcmu => "pcmu",
+            Self::Pcma => "pcma",
         }
     }
 
@@ -80,15 +113,20 @@ impl Codec {
             Self::H265 => "H265",
             Self::Av1 => "AV1",
             Self::Vp9 => "VP9",
+            Self::Vp8 => "VP8",
             Self::Opus => "opus",
+            Self::G722 => "G722",
+            Self::Pcmu => "PCMU",
+            Self::Pcma => "PCMA",
         }
     }
 
-    /// RTP clock rate in Hz.
+    /// RTP clock rate in Hz. That of G.722 is half its sampling rate (RFC 3551 section 4.5.2).
     pub const fn clock_rate(self) -> u32 {
         match self {
-            Self::H264 | Self::H265 | Self::Av1 | Self::Vp9 => 90_000,
+            Self::H264 | Self::H265 | Self::Av1 | Self::Vp9 | Self::Vp8 => 90_000,
             Self::Opus => 48_000,
+            Self::G722 | Self::Pcmu | Self::Pcma => 8_000,
         }
     }
 }
@@ -101,7 +139,7 @@ impl fmt::Display for Codec {
 
 /// A codec name that is none of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown codec {0:?}: expected one of h264, h265, av1, vp9, opus")]
+#[error("unknown codec {0:?}: expected one of h264, h265, av1, vp9, vp8, opus, g722, pcmu, pcma")]
 pub struct UnknownCodec(String);
 
 impl FromStr for Codec {
@@ -112,6 +150,32 @@ impl FromStr for Codec {
             .into_iter()
             .find(|codec| codec.encoding_name().eq_ignore_ascii_case(name))
             .ok_or_else(|| UnknownCodec(name.to_owned()))
+    }
+}
+
+/// A form in which sound is offered to viewers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AudioFormat {
+    /// Opus: as it was published, or what it was transcoded to.
+    Opus,
+    /// AAC-LC, made from the published sound while somebody plays it.
+    Aac,
+}
+
+impl AudioFormat {
+    /// `opus` or `aac`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opus => "opus",
+            Self::Aac => "aac",
+        }
+    }
+}
+
+impl fmt::Display for AudioFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -232,7 +232,8 @@ fn wrong_values_are_refused_with_the_key_and_a_reason() {
         ("session.max_sessions=-1", "expected usize"),
         ("session.on_conflict=fight", "`probe`, `replace`, `reject`"),
         ("session.known_sessions=a/b", "not '/'"),
-        ("webrtc.video_codecs=h264,vp8", "unknown variant `vp8`"),
+        ("webrtc.video_codecs=h264,vp7", "unknown variant `vp7`"),
+        ("hls.audio=mp3", "unknown variant `mp3`"),
         ("webrtc.ice_servers=http://x", "starts with stun:"),
         (
             "webrtc.ice_servers=turn:t.example",
@@ -382,6 +383,15 @@ fn keys_that_contradict_each_other_are_all_reported() {
         (&["webrtc.video_codecs="], "at least one"),
         (&["webrtc.video_codecs=opus"], "not a video codec"),
         (&["webrtc.video_codecs=h264,h264"], "named twice"),
+        (
+            &["webrtc.video_codecs=h264,vp8"],
+            "webrtc.transcode_vp8 = true",
+        ),
+        (&["webrtc.transcode_audio=opus"], "none of g722, pcmu, pcma"),
+        (&["webrtc.transcode_audio=h264"], "none of g722, pcmu, pcma"),
+        (&["webrtc.transcode_audio=pcmu,pcmu"], "named twice"),
+        (&["hls.audio="], "opus, aac or both"),
+        (&["hls.audio=aac,aac"], "named once only"),
         (&["webrtc.public_addresses=0.0.0.0"], "public_addresses"),
         (
             &["webrtc.keyframe_interval=10ms"],

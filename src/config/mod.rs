@@ -19,7 +19,10 @@ use serde::Deserialize;
 pub use layers::{ConfigError, Sources};
 pub use values::{Access, ByteSize, IceServer, IpNetwork, Secret};
 
-use crate::{id::SessionId, media::Codec};
+use crate::{
+    id::SessionId,
+    media::{AudioFormat, Codec},
+};
 
 /// The documented example file; every default is written out in it.
 pub const EXAMPLE: &str = include_str!("../../config/whipgate.example.toml");
@@ -97,6 +100,10 @@ pub struct WebRtc {
     pub ice_servers: Vec<IceServer>,
     /// Accepted video codecs, best first.
     pub video_codecs: Vec<Codec>,
+    /// Take VP8 from publishers that offer nothing else, by transcoding it to H.264.
+    pub transcode_vp8: bool,
+    /// Audio codecs that are taken from publishers that do not offer Opus, by transcoding to it, best first.
+    pub transcode_audio: Vec<Codec>,
     /// Longest time between keyframes before one is asked for; see [`Config::keyframe_interval`].
     #[serde(with = "humantime_serde")]
     pub keyframe_interval: Duration,
@@ -110,6 +117,8 @@ impl Default for WebRtc {
             public_addresses: Vec::new(),
             ice_servers: Vec::new(),
             video_codecs: vec![Codec::H264, Codec::H265, Codec::Av1, Codec::Vp9],
+            transcode_vp8: false,
+            transcode_audio: vec![Codec::G722, Codec::Pcmu, Codec::Pcma],
             keyframe_interval: Duration::from_secs(2),
         }
     }
@@ -140,6 +149,8 @@ pub struct Hls {
     /// How much of the past a live playlist lists.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
+    /// Forms in which sound is listed, the preferred one first. AAC is made only while somebody plays it.
+    pub audio: Vec<AudioFormat>,
 }
 
 impl Default for Hls {
@@ -148,6 +159,7 @@ impl Default for Hls {
             part_duration: Duration::from_millis(200),
             segment_duration: Duration::from_secs(2),
             window: Duration::from_secs(30),
+            audio: vec![AudioFormat::Opus],
         }
     }
 }

@@ -92,8 +92,22 @@ impl Config {
         for codec in &webrtc.video_codecs {
             if codec.kind() != MediaKind::Video {
                 problems.push(format!("webrtc.video_codecs: {codec} is not a video codec"));
+            } else if codec.transcoded_to().is_some() {
+                problems.push(format!(
+                    "webrtc.video_codecs: {codec} is not passed through; webrtc.transcode_{codec} = true takes it from \
+                     publishers that offer nothing else"
+                ));
             } else if !seen.insert(codec) {
                 problems.push(format!("webrtc.video_codecs: {codec} is named twice"));
+            }
+        }
+        for codec in &webrtc.transcode_audio {
+            if codec.kind() != MediaKind::Audio || codec.transcoded_to().is_none() {
+                problems.push(format!(
+                    "webrtc.transcode_audio: {codec} is none of g722, pcmu, pcma (opus is always taken)"
+                ));
+            } else if !seen.insert(codec) {
+                problems.push(format!("webrtc.transcode_audio: {codec} is named twice"));
             }
         }
         range(
@@ -121,6 +135,12 @@ impl Config {
             Duration::from_millis(500),
             Duration::from_secs(30),
         );
+        if hls.audio.is_empty() {
+            problems.push("hls.audio: name opus, aac or both".to_owned());
+        }
+        if hls.audio.iter().collect::<HashSet<_>>().len() < hls.audio.len() {
+            problems.push("hls.audio: each form of sound can be named once only".to_owned());
+        }
         if hls.part_duration >= hls.segment_duration {
             problems.push(format!(
                 "hls.part_duration ({}) must be shorter than hls.segment_duration ({})",

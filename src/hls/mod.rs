@@ -14,6 +14,7 @@
 //! | `alignment` | discontinuities over all renditions |
 //! | `succession` | what one stream hands to the next |
 //! | `playlist`, `multivariant` | texts, pure |
+//! | `outline` | what the multivariant playlist says of the renditions |
 //! | `name`, `directives` | names and queries, pure |
 
 mod alignment;
@@ -23,6 +24,7 @@ mod document;
 mod error;
 mod multivariant;
 mod name;
+mod outline;
 mod playlist;
 mod reader;
 mod rendition;
@@ -33,10 +35,12 @@ mod succession;
 
 use std::time::Duration;
 
+use crate::media::AudioFormat;
+
 pub use directives::BlockingReload;
 pub use document::{Chunk, Document, Resource};
 pub use error::HlsError;
-pub use name::{Item, Name, StreamKey};
+pub use name::{Item, Name, RenditionId, StreamKey};
 pub use status::{RenditionStatus, State, Status};
 pub use stream::{PartKey, Stream};
 pub use succession::{Progress, RenditionProgress};
@@ -53,6 +57,9 @@ pub struct Settings {
     pub first_segment: Duration,
     /// How much complete media the playlists list at least; never less than three target durations.
     pub window: Duration,
+    /// The forms in which sound is listed, the preferred one first. AAC is listed without being there, and then made
+    /// while [`Stream::is_wanted`] says so.
+    pub audio: Vec<AudioFormat>,
     /// How many requests may be blocked at once.
     pub max_waiters: usize,
     /// How long the multivariant playlist waits for the tracks that are missing once the first one is there.
@@ -76,6 +83,14 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// How long a rendition that is made on demand goes on after the last request for it: longer than any request may
+    /// be blocked.
+    fn demand_lasts(&self) -> Duration {
+        Duration::from_secs(10).max(Duration::from_secs(4 * self.target_duration()))
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -83,6 +98,7 @@ impl Default for Settings {
             segment_duration: Duration::from_secs(2),
             first_segment: Duration::from_secs(2),
             window: Duration::from_secs(30),
+            audio: vec![AudioFormat::Opus],
             max_waiters: 1000,
             join_wait: Duration::from_secs(2),
             start_wait: Duration::from_secs(5),

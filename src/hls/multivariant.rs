@@ -16,7 +16,7 @@ pub(super) struct Multivariant {
 /// `EXT-X-MEDIA` of type `AUDIO`.
 #[derive(Clone, Debug)]
 pub(super) struct AudioRendition {
-    /// The rendition's name.
+    /// The rendition's name, also of the group in which it is alone: another form of the same sound is another group.
     pub(super) name: Arc<str>,
     /// Number of channels.
     pub(super) channels: u8,
@@ -37,10 +37,9 @@ pub(super) struct Variant {
     pub(super) resolution: Option<(u32, u32)>,
     /// Pictures per second.
     pub(super) frame_rate: Option<f64>,
+    /// The group of sound that goes with it.
+    pub(super) audio: Option<Arc<str>>,
 }
-
-/// The one group of sound.
-const AUDIO_GROUP: &str = "audio";
 
 impl fmt::Display for Multivariant {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,7 +55,7 @@ impl fmt::Display for Multivariant {
             let default = if index == 0 { "YES" } else { "NO" };
             writeln!(
                 out,
-                "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"{AUDIO_GROUP}\",NAME=\"{0}\",DEFAULT={default},AUTOSELECT=YES,\
+                "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"{0}\",NAME=\"{0}\",DEFAULT={default},AUTOSELECT=YES,\
                  CHANNELS=\"{1}\",URI=\"{0}/index.m3u8\"",
                 audio.name, audio.channels
             )?;
@@ -75,8 +74,8 @@ impl fmt::Display for Multivariant {
             if let Some(rate) = variant.frame_rate {
                 write!(out, ",FRAME-RATE={rate:.3}")?;
             }
-            if !self.audio.is_empty() {
-                write!(out, ",AUDIO=\"{AUDIO_GROUP}\"")?;
+            if let Some(group) = &variant.audio {
+                write!(out, ",AUDIO=\"{group}\"")?;
             }
             writeln!(out, "\n{}/index.m3u8", variant.name)?;
         }
@@ -103,6 +102,7 @@ mod tests {
                 codecs: vec!["avc1.64001f".to_owned(), "opus".to_owned()],
                 resolution: Some((1280, 720)),
                 frame_rate: Some(30.0),
+                audio: Some("audio".into()),
             }],
         };
         insta::assert_snapshot!(playlist, @r#"
@@ -126,6 +126,7 @@ mod tests {
                 codecs: vec!["opus".to_owned()],
                 resolution: None,
                 frame_rate: None,
+                audio: None,
             }],
         };
         insta::assert_snapshot!(playlist, @r#"

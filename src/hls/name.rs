@@ -11,6 +11,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use crate::media::{AudioFormat, MediaKind};
+
 /// What tells the names of one stream from those of every other stream of the same session, for ever: 1 to 32
 /// characters of `[a-z0-9]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +62,55 @@ fn base36(mut value: u128) -> String {
         value /= 36;
         if value == 0 {
             return digits;
+        }
+    }
+}
+
+/// Which rendition of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RenditionId {
+    /// The pictures.
+    Video,
+    /// The sound in Opus.
+    Audio,
+    /// The sound in AAC, made while somebody plays it.
+    Aac,
+}
+
+impl RenditionId {
+    /// The directory of its playlist.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Video => "video",
+            Self::Audio => "audio",
+            Self::Aac => "aac",
+        }
+    }
+
+    /// Video or audio.
+    pub const fn kind(self) -> MediaKind {
+        match self {
+            Self::Video => MediaKind::Video,
+            Self::Audio | Self::Aac => MediaKind::Audio,
+        }
+    }
+}
+
+/// The rendition that every stream with such a track has.
+impl From<MediaKind> for RenditionId {
+    fn from(kind: MediaKind) -> Self {
+        match kind {
+            MediaKind::Video => Self::Video,
+            MediaKind::Audio => Self::Audio,
+        }
+    }
+}
+
+impl From<AudioFormat> for RenditionId {
+    fn from(format: AudioFormat) -> Self {
+        match format {
+            AudioFormat::Opus => Self::Audio,
+            AudioFormat::Aac => Self::Aac,
         }
     }
 }

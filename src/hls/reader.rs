@@ -16,12 +16,11 @@ use tokio::{
 };
 
 use super::{
-    BlockingReload, Document, HlsError, Item, Name, Resource, Stream,
+    BlockingReload, Document, HlsError, Item, Name, RenditionId, Resource, Stream,
     rendition::Rendition,
     stream::{Shared, State},
     succession::rendition_name,
 };
-use crate::media::MediaKind;
 
 /// What a look at the state came to.
 enum Step<T> {
@@ -52,17 +51,21 @@ impl Stream {
         let shared = &*self.0;
         self.wait_for(Patience::Start, |state, now| {
             if state.ended {
-                return Step::Done(state.multivariant(&shared.key).ok_or(HlsError::NotFound));
+                return Step::Done(
+                    state
+                        .multivariant(&shared.key, &shared.settings.audio)
+                        .ok_or(HlsError::NotFound),
+                );
             }
             let missing = state
                 .renditions
                 .iter()
-                .any(|r| r.expected && !r.has_media());
+                .any(|r| r.expected && !r.has_media() && !r.is_on_demand());
             let last_chance = state.first_media.map(|at| at + shared.settings.join_wait);
             if missing && last_chance.is_none_or(|at| now < at) {
                 return Step::Wait(shared.structure_changed.subscribe(), last_chance);
             }
-            match state.multivariant(&shared.key) {
+            match state.multivariant(&shared.key, &shared.settings.audio) {
                 Some(document) => Step::Done(Ok(document)),
                 None => Step::Wait(shared.structure_changed.subscribe(), None),
             }
@@ -92,14 +95,20 @@ impl Stream {
             _ => Patience::Segment,
         };
         stream
-            .wait_for(patience, |state, _| {
+            .wait_for(patience, |state, now| {
                 let index = match find(state, rendition, shared) {
                     Ok(index) => index,
                     Err(step) => return step,
                 };
-                let found = &state.renditions[index];
+                let found = &mut state.renditions[index];
+                found.asked_for = Some(now);
+                let found = &*found;
                 let ready = match reload.msn {
                     _ if state.ended => found.can_end().then_some(()).ok_or(HlsError::NotFound),
+                    // What its numbers will be is known once it is there.
+                    Some(_) if found.is_on_demand() && !found.has_media() => {
+                        return Step::Wait(found.changed.subscribe(), None);
+                    }
                     Some(msn) => match is_there(found, msn, reload.part) {
                         // Whoever asks for the segment in progress knows what to do with nothing else.
                         Ok(true) if !found.awaits_segment() || msn == found.next_msn() => Ok(()),
@@ -130,10 +139,12 @@ impl Stream {
             .item;
         stream
             .wait_for(Patience::Media, |state, now| {
-                let found = state.renditions.iter().find(|r| &*r.name == rendition);
+                let found = state.renditions.iter_mut().find(|r| &*r.name == rendition);
                 let Some(found) = found else {
                     return Step::Done(Err(HlsError::NotFound));
                 };
+                found.asked_for = Some(now);
+                let found = &*found;
                 let chunks = match item {
                     Item::Init(number) => found.init_chunk(number).map(|chunk| vec![chunk]),
                     Item::Segment(msn) => found.segment_chunks(msn, now),
@@ -194,9 +205,11 @@ impl Stream {
 impl Shared {
     /// Whether a rendition of this stream may have this name.
     fn has(&self, rendition: &str) -> bool {
-        [MediaKind::Video, MediaKind::Audio]
+        let listed = self.settings.audio.iter().map(|format| (*format).into());
+        [RenditionId::Video, RenditionId::Audio]
             .into_iter()
-            .any(|kind| rendition_name(kind, self.generation) == rendition)
+            .chain(listed)
+            .any(|id| rendition_name(id, self.generation) == rendition)
     }
 }
 

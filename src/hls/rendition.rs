@@ -1,6 +1,8 @@
 //! One rendition: turns parts into segments, keeps the sliding window, and finds what is asked for. Pure but for the
 //! instants it is given; who waits for what is decided elsewhere.
 
+mod on_demand;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -10,7 +12,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Settings,
+    RenditionId, Settings,
     alignment::Alignment,
     bitrate::Bitrate,
     document::{Chunk, Document},
@@ -23,7 +25,8 @@ use crate::media::{FileRange, InitSegment, MediaKind, Part};
 /// The media of one rendition and what its playlist says of it.
 #[derive(Debug)]
 pub(super) struct Rendition {
-    /// Directory of its playlist: `video` or `audio`, with a number in later streams of the session.
+    pub(super) id: RenditionId,
+    /// Directory of its playlist: its kind, with a number in later streams of the session.
     pub(super) name: Arc<str>,
     pub(super) kind: MediaKind,
     /// The present publication has it.
@@ -35,11 +38,16 @@ pub(super) struct Rendition {
     /// The same, as a delta update.
     pub(super) delta: Option<(u64, Arc<Document>)>,
     pub(super) bitrate: Bitrate,
+    /// When somebody last asked for it.
+    pub(super) asked_for: Option<Instant>,
     /// When the newest part came.
     pub(super) last_part: Option<Instant>,
     target_duration: u64,
     window: Duration,
     part_duration: Duration,
+    segment_duration: Duration,
+    /// There is media, and more is to come.
+    started: bool,
     first_segment: Duration,
     /// In force for the next part.
     init: Option<Init>,
@@ -59,6 +67,8 @@ pub(super) struct Rendition {
     longest_playlist: Duration,
     /// Discontinuity sequence number of the newest part.
     discontinuity: u64,
+    /// The one of the part to come, if that is the first after [`Self::join`].
+    joined_at: Option<u64>,
     /// `EXT-X-DISCONTINUITY-SEQUENCE`.
     discontinuity_sequence: u64,
     all_independent: bool,
@@ -82,22 +92,26 @@ pub(super) struct Pushed {
 }
 
 impl Rendition {
-    pub(super) fn new(kind: MediaKind, generation: u32, settings: &Settings) -> Self {
+    pub(super) fn new(id: RenditionId, generation: u32, settings: &Settings) -> Self {
         let target_duration = settings.target_duration();
         Self {
-            name: rendition_name(kind, generation).into(),
-            kind,
+            id,
+            name: rendition_name(id, generation).into(),
+            kind: id.kind(),
             expected: true,
             changed: Arc::new(watch::Sender::new(())),
             full: None,
             delta: None,
             bitrate: Bitrate::default(),
+            asked_for: None,
             last_part: None,
             target_duration,
             window: settings
                 .window
                 .max(Duration::from_secs(3 * target_duration)),
             part_duration: settings.part_duration,
+            segment_duration: settings.segment_duration,
+            started: false,
             first_segment: settings.first_segment,
             init: None,
             next_init: 0,
@@ -110,6 +124,7 @@ impl Rendition {
             listed: Duration::ZERO,
             longest_playlist: Duration::ZERO,
             discontinuity: 0,
+            joined_at: None,
             discontinuity_sequence: 0,
             all_independent: true,
             warned_segment: false,
@@ -131,7 +146,7 @@ impl Rendition {
             resumed: true,
             lost: lost_segments(settings).min(own),
             lost_key: stream.key.as_str().into(),
-            ..Self::new(from.kind, stream.generation, settings)
+            ..Self::new(from.kind.into(), stream.generation, settings)
         }
     }
 
@@ -158,6 +173,11 @@ impl Rendition {
         true
     }
 
+    /// Is made only while somebody asks for it, so it comes later than others and goes again.
+    pub(super) fn is_on_demand(&self) -> bool {
+        self.id == RenditionId::Aac
+    }
+
     /// Takes the next part; `None` if there was no init segment before it.
     pub(super) fn push_part(
         &mut self,
@@ -168,11 +188,11 @@ impl Rendition {
     ) -> Option<Pushed> {
         let init = self.init.clone()?;
         let duration = ticks(part.duration, init.segment.timescale);
-        let first = self.next_part == 0;
+        let first = !std::mem::replace(&mut self.started, true);
         let discontinuity = if first && self.resumed {
             true
         } else if first {
-            self.discontinuity = alignment.current();
+            self.discontinuity = self.joined_at.take().unwrap_or(alignment.current());
             self.discontinuity_sequence = self.discontinuity;
             false
         } else {
@@ -327,7 +347,7 @@ impl Rendition {
 
     /// Has an init segment and a part.
     pub(super) fn has_media(&self) -> bool {
-        self.next_part > 0
+        self.started
     }
 
     /// Has a complete segment.
@@ -527,7 +547,7 @@ fn lost_segments(settings: &Settings) -> u64 {
 }
 
 /// Media time in units of a timescale as a duration, to the nanosecond.
-fn ticks(ticks: u64, timescale: u32) -> Duration {
+pub(super) fn ticks(ticks: u64, timescale: u32) -> Duration {
     let nanos = u128::from(ticks) * 1_000_000_000 / u128::from(timescale.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }

@@ -12,14 +12,14 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Progress, Settings, Status, StreamKey,
+    Progress, RenditionId, Settings, Status, StreamKey,
     alignment::Alignment,
     document::Document,
-    multivariant::{AudioRendition, Multivariant, Variant},
-    rendition::Rendition,
+    outline::describe,
+    rendition::{Rendition, ticks},
     status::{self, RenditionStatus},
 };
-use crate::media::{FileRange, InitSegment, MediaKind, Part};
+use crate::media::{AudioFormat, FileRange, InitSegment, MediaKind, Part};
 
 /// The low-latency HLS of a session, over all the publications that continue each other. A handle: cloning is cheap and
 /// every clone means the same stream.
@@ -118,7 +118,13 @@ impl Stream {
             key: self.0.key.to_string(),
             target_duration: self.0.settings.target_duration(),
             discontinuity: state.alignment.current(),
-            renditions: state.renditions.iter().map(Rendition::progress).collect(),
+            // What is made on demand joins the others anew.
+            renditions: state
+                .renditions
+                .iter()
+                .filter(|rendition| !rendition.is_on_demand())
+                .map(Rendition::progress)
+                .collect(),
         }
     }
 
@@ -135,7 +141,12 @@ impl Stream {
             rendition.expected = kinds.contains(&rendition.kind);
         }
         for kind in kinds {
-            state.rendition_mut(*kind, &self.0);
+            state.rendition_mut((*kind).into(), &self.0);
+        }
+        if kinds.contains(&MediaKind::Audio) {
+            for format in &self.0.settings.audio {
+                state.rendition_mut((*format).into(), &self.0);
+            }
         }
         state.outline += 1;
         drop(state);
@@ -144,9 +155,12 @@ impl Stream {
 
     /// Gives the init segment of the parts to come. Another one than before makes the next part a discontinuity; the
     /// same again changes nothing.
-    pub fn push_init(&self, kind: MediaKind, init: InitSegment) {
+    pub fn push_init(&self, rendition: impl Into<RenditionId>, init: InitSegment) {
         let mut state = self.0.lock();
-        if state.rendition_mut(kind, &self.0).push_init(init) {
+        if state
+            .rendition_mut(rendition.into(), &self.0)
+            .push_init(init)
+        {
             state.outline += 1;
         }
     }
@@ -157,28 +171,33 @@ impl Stream {
     /// without an init segment before it, or after [`Self::end`], is dropped: `None`.
     pub fn push_part(
         &self,
-        kind: MediaKind,
+        rendition: impl Into<RenditionId>,
         part: Part,
         program_date_time: SystemTime,
     ) -> Option<PartKey> {
+        let id = rendition.into();
         let now = Instant::now();
         let mut guard = self.0.lock();
         let state = &mut *guard;
         if state.ended {
             return None;
         }
-        let index = state.index_of(kind, &self.0);
+        let index = state.index_of(id, &self.0);
+        state.join(index, &part, program_date_time);
         let rendition = &mut state.renditions[index];
         let started = !rendition.has_media();
         let target = rendition.part_target();
         let pushed = rendition.push_part(part, program_date_time, &mut state.alignment, now);
         let Some(pushed) = pushed else {
-            tracing::debug!(%kind, "dropping a part that has no init segment");
+            tracing::debug!(
+                rendition = id.as_str(),
+                "dropping a part that has no init segment"
+            );
             return None;
         };
         if rendition.part_target() > target {
             tracing::warn!(
-                %kind,
+                rendition = id.as_str(),
                 part_target = ?rendition.part_target(),
                 "parts are longer than the part duration that is set; PART-TARGET follows them"
             );
@@ -201,7 +220,8 @@ impl Stream {
     }
 
     /// Completes the segment in progress now, because nothing is coming for a while; the next part starts a new one.
-    pub fn complete_segment(&self, kind: MediaKind) {
+    pub fn complete_segment(&self, rendition: impl Into<RenditionId>) {
+        let id = rendition.into();
         let now = Instant::now();
         let mut state = self.0.lock();
         if state.ended {
@@ -210,7 +230,7 @@ impl Stream {
         let changed = state
             .renditions
             .iter_mut()
-            .find(|r| r.kind == kind)
+            .find(|r| r.id == id)
             .and_then(|r| r.complete_segment(now).then(|| Arc::clone(&r.changed)));
         if let Some(changed) = changed {
             state.version += 1;
@@ -227,8 +247,32 @@ impl Stream {
     /// `false` if that part is no longer kept, or the length is another.
     pub fn offload(&self, kind: MediaKind, part: PartKey, range: FileRange) -> bool {
         let mut state = self.0.lock();
-        let rendition = state.renditions.iter_mut().find(|r| r.kind == kind);
+        let rendition = state.renditions.iter_mut().find(|r| r.id == kind.into());
         rendition.is_some_and(|rendition| rendition.offload(part.0, range))
+    }
+
+    /// Whether a rendition that is made on demand is to be made now: somebody asked for its playlist or media within the
+    /// last 10 s (four target durations, if they are longer).
+    pub fn is_wanted(&self, rendition: RenditionId) -> bool {
+        let now = Instant::now();
+        let state = self.0.lock();
+        let found = state.renditions.iter().find(|r| r.id == rendition);
+        let asked_for = found.and_then(|r| r.asked_for);
+        asked_for.is_some_and(|at| now < at + self.0.settings.demand_lasts())
+    }
+
+    /// Takes the media of a rendition that is made on demand away, because nobody wants it. The next part joins anew at
+    /// the live edge.
+    pub fn leave(&self, rendition: RenditionId) {
+        let mut state = self.0.lock();
+        if state.ended {
+            return;
+        }
+        if let Some(rendition) = state.renditions.iter_mut().find(|r| r.id == rendition) {
+            rendition.leave();
+            state.version += 1;
+            state.outline += 1;
+        }
     }
 
     /// Ends the stream: the playlists get `EXT-X-ENDLIST`, everybody who waits is answered, and further parts are
@@ -280,18 +324,40 @@ impl Shared {
 }
 
 impl State {
-    fn index_of(&mut self, kind: MediaKind, shared: &Shared) -> usize {
-        let found = self.renditions.iter().position(|r| r.kind == kind);
+    fn index_of(&mut self, id: RenditionId, shared: &Shared) -> usize {
+        let found = self.renditions.iter().position(|r| r.id == id);
         found.unwrap_or_else(|| {
-            let rendition = Rendition::new(kind, shared.generation, &shared.settings);
+            let rendition = Rendition::new(id, shared.generation, &shared.settings);
             self.renditions.push(rendition);
             self.renditions.len() - 1
         })
     }
 
-    fn rendition_mut(&mut self, kind: MediaKind, shared: &Shared) -> &mut Rendition {
-        let index = self.index_of(kind, shared);
+    fn rendition_mut(&mut self, id: RenditionId, shared: &Shared) -> &mut Rendition {
+        let index = self.index_of(id, shared);
         &mut self.renditions[index]
+    }
+
+    /// Lets a rendition that is made on demand begin at the numbers of the one that is always there.
+    fn join(&mut self, index: usize, part: &Part, program_date_time: SystemTime) {
+        if self.renditions[index].has_media() || !self.renditions[index].is_on_demand() {
+            return;
+        }
+        let Some(init) = self.renditions[index].init() else {
+            return;
+        };
+        let middle = program_date_time + ticks(part.duration / 2, init.timescale);
+        let is_steady = |r: &&mut Rendition| r.kind == MediaKind::Audio && !r.is_on_demand();
+        let (joining, others) = {
+            let (before, from) = self.renditions.split_at_mut(index);
+            let Some((joining, after)) = from.split_first_mut() else {
+                return;
+            };
+            (joining, before.iter_mut().chain(after))
+        };
+        if let Some(other) = { others }.find(is_steady) {
+            joining.join(other, middle);
+        }
     }
 
     /// Forgets the stream before once nobody can be behind so far any more.
@@ -360,13 +426,17 @@ impl State {
 
     /// The multivariant playlist over the expected renditions that have media, rendered if nobody has asked for this
     /// state yet; `None` if there is nothing to list.
-    pub(super) fn multivariant(&mut self, key: &StreamKey) -> Option<Arc<Document>> {
+    pub(super) fn multivariant(
+        &mut self,
+        key: &StreamKey,
+        audio: &[AudioFormat],
+    ) -> Option<Arc<Document>> {
         if let Some((outline, document)) = &self.multivariant
             && *outline == self.outline
         {
             return Some(Arc::clone(document));
         }
-        let playlist = self.describe();
+        let playlist = describe(&self.renditions, audio, self.ended);
         if playlist.variants.is_empty() {
             return None;
         }
@@ -374,48 +444,6 @@ impl State {
         let document = Document::new(playlist.to_string(), tag);
         self.multivariant = Some((self.outline, Arc::clone(&document)));
         Some(document)
-    }
-
-    fn describe(&self) -> Multivariant {
-        let of = |kind| {
-            self.renditions
-                .iter()
-                .filter(move |r| r.expected && r.has_media() && r.kind == kind)
-        };
-        let with_video = of(MediaKind::Video).next().is_some();
-        let sound = of(MediaKind::Audio).filter(|_| with_video);
-        let main = if with_video {
-            MediaKind::Video
-        } else {
-            MediaKind::Audio
-        };
-        let peak_of_sound = sound.clone().map(|r| r.bitrate.peak()).max().unwrap_or(0);
-        let average_of_sound = sound.clone().map(|r| r.bitrate.average()).max();
-        Multivariant {
-            // A promise about all media to come. Sound keeps it; pictures cannot, because a publisher that ignores
-            // requests for keyframes gets its segments cut without.
-            independent_segments: !with_video,
-            variants: of(main)
-                .map(|r| Variant {
-                    name: Arc::clone(&r.name),
-                    bandwidth: r.bitrate.peak() + peak_of_sound,
-                    average_bandwidth: r.bitrate.average() + average_of_sound.unwrap_or(0),
-                    codecs: r
-                        .codecs()
-                        .into_iter()
-                        .chain(sound.clone().flat_map(Rendition::codecs))
-                        .collect(),
-                    resolution: r.init().and_then(|init| init.resolution),
-                    frame_rate: with_video.then(|| r.bitrate.samples_per_second()),
-                })
-                .collect(),
-            audio: sound
-                .map(|r| AudioRendition {
-                    name: Arc::clone(&r.name),
-                    channels: r.init().map_or(2, |init| init.channels),
-                })
-                .collect(),
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::RenditionId;
 use crate::media::MediaKind;
 
 /// Where the playlists of a stream are. A stream made from it ([`super::Stream::resume`]) goes on from there, also in
@@ -37,10 +38,10 @@ pub struct RenditionProgress {
 
 /// The folder of a rendition's playlist: `video`, and `video-1`, `video-2` for later streams of the session. A stream
 /// that does not go on with the one before must not have its URLs, because a playlist that has ended stays ended.
-pub(super) fn rendition_name(kind: MediaKind, generation: u32) -> String {
+pub(super) fn rendition_name(id: RenditionId, generation: u32) -> String {
     match generation {
-        0 => kind.as_str().to_owned(),
-        later => format!("{kind}-{later}"),
+        0 => id.as_str().to_owned(),
+        later => format!("{}-{later}", id.as_str()),
     }
 }
 

@@ -18,7 +18,8 @@
 //!   it comes.
 //! * A keyframe in mid-segment starts a part, so that players can begin there, unless keyframes come so densely that it
 //!   would make parts of single pictures.
-//! * An audio segment starts at the access unit nearest to a multiple of [`Limits::segment`] since the track's start.
+//! * An audio segment starts at the access unit nearest to a multiple of [`Limits::segment`] since the track's start, or
+//!   since [`Cutter::counting_from`].
 
 use std::time::Duration;
 
@@ -122,6 +123,19 @@ impl Cutter {
             spacing: 0,
             next_multiple: decode_time + limits.segment,
         }
+    }
+
+    /// The same, with multiples of the segment duration counted from `origin`, before or after the start. The first one
+    /// less than half a part after the start is passed over.
+    pub(crate) fn counting_from(mut self, origin: u64) -> Self {
+        let least = self.segment_start + self.limits.part / 2;
+        let segment = self.limits.segment;
+        self.next_multiple = if origin >= least {
+            origin - (origin - least) / segment * segment
+        } else {
+            origin + (least - origin).div_ceil(segment) * segment
+        };
+        self
     }
 
     /// Decides about the next access unit, which starts at `decode_time` (later than the one before).

@@ -11,6 +11,7 @@ use gst::prelude::*;
 use gstreamer as gst;
 
 use super::{
+    Text,
     error::{MissingElement, PipelineError},
     mux,
 };
@@ -19,7 +20,7 @@ use crate::media::Codec;
 /// One text.
 #[derive(Clone, Debug)]
 pub(super) struct Description {
-    codec: Codec,
+    made_of: Text,
     origin: String,
     text: String,
 }
@@ -35,16 +36,16 @@ pub(super) struct Elements {
     pub src: gst::Pad,
 }
 
-/// The text of every codec: the file in `dir` where there is one, else the built-in text.
-pub(super) fn load(dir: Option<&Path>) -> Result<Vec<Description>, PipelineError> {
+/// These texts: the file in `dir` where there is one, else the built-in text.
+pub(super) fn load(dir: Option<&Path>, texts: &[Text]) -> Result<Vec<Description>, PipelineError> {
     if let Some(dir) = dir {
         refuse_unknown_files(dir)?;
     }
-    Codec::ALL
-        .into_iter()
-        .map(|codec| match dir {
-            Some(dir) => Description::read(codec, &dir.join(format!("{codec}.launch"))),
-            None => Ok(Description::built_in(codec)),
+    texts
+        .iter()
+        .map(|text| match dir {
+            Some(dir) => Description::read(*text, &dir.join(format!("{text}.launch"))),
+            None => Ok(Description::built_in(*text)),
         })
         .collect()
 }
@@ -58,9 +59,10 @@ fn refuse_unknown_files(dir: &Path) -> Result<(), PipelineError> {
     for entry in fs::read_dir(dir).map_err(unreadable)? {
         let path: PathBuf = entry.map_err(unreadable)?.path();
         let launch = path.extension().is_some_and(|e| e == "launch");
-        let known = Codec::ALL
-            .iter()
-            .any(|codec| path.file_stem().is_some_and(|stem| stem == codec.as_str()));
+        let known = Text::all().any(|text| {
+            path.file_stem()
+                .is_some_and(|stem| *stem == *text.to_string())
+        });
         if launch && !known {
             return Err(PipelineError::UnknownFile { path });
         }
@@ -69,29 +71,38 @@ fn refuse_unknown_files(dir: &Path) -> Result<(), PipelineError> {
 }
 
 impl Description {
-    fn built_in(codec: Codec) -> Self {
-        let text = match codec {
-            Codec::H264 => include_str!("../../pipelines/h264.launch"),
-            Codec::H265 => include_str!("../../pipelines/h265.launch"),
-            Codec::Av1 => include_str!("../../pipelines/av1.launch"),
-            Codec::Vp9 => include_str!("../../pipelines/vp9.launch"),
-            Codec::Opus => include_str!("../../pipelines/opus.launch"),
+    fn built_in(made_of: Text) -> Self {
+        let text = match made_of {
+            Text::Main(Codec::H264) => include_str!("../../pipelines/h264.launch"),
+            Text::Main(Codec::H265) => include_str!("../../pipelines/h265.launch"),
+            Text::Main(Codec::Av1) => include_str!("../../pipelines/av1.launch"),
+            Text::Main(Codec::Vp9) => include_str!("../../pipelines/vp9.launch"),
+            Text::Main(Codec::Vp8) => include_str!("../../pipelines/vp8.launch"),
+            Text::Main(Codec::Opus) => include_str!("../../pipelines/opus.launch"),
+            Text::Main(Codec::G722) => include_str!("../../pipelines/g722.launch"),
+            Text::Main(Codec::Pcmu) => include_str!("../../pipelines/pcmu.launch"),
+            Text::Main(Codec::Pcma) => include_str!("../../pipelines/pcma.launch"),
+            Text::Aac(Codec::G722) => include_str!("../../pipelines/g722-aac.launch"),
+            Text::Aac(Codec::Pcmu) => include_str!("../../pipelines/pcmu-aac.launch"),
+            Text::Aac(Codec::Pcma) => include_str!("../../pipelines/pcma-aac.launch"),
+            // There is no sound in the others, so nobody asks for theirs.
+            Text::Aac(_) => include_str!("../../pipelines/opus-aac.launch"),
         };
         Self {
-            codec,
-            origin: format!("built-in {codec}.launch"),
+            made_of,
+            origin: format!("built-in {made_of}.launch"),
             text: without_comments(text),
         }
     }
 
-    fn read(codec: Codec, path: &Path) -> Result<Self, PipelineError> {
+    fn read(made_of: Text, path: &Path) -> Result<Self, PipelineError> {
         match fs::read_to_string(path) {
             Ok(text) => Ok(Self {
-                codec,
+                made_of,
                 origin: path.display().to_string(),
                 text: without_comments(&text),
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::built_in(codec)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::built_in(made_of)),
             Err(source) => Err(PipelineError::Read {
                 path: path.to_owned(),
                 source,
@@ -99,8 +110,8 @@ impl Description {
         }
     }
 
-    pub(super) fn codec(&self) -> Codec {
-        self.codec
+    pub(super) fn made_of(&self) -> Text {
+        self.made_of
     }
 
     pub(super) fn origin(&self) -> &str {
@@ -198,17 +209,17 @@ fn without_comments(text: &str) -> String {
 fn missing_element(name: &str) -> MissingElement {
     let debian_package = match name {
         "rtph264depay" | "rtph265depay" | "rtpvp9depay" | "rtpvp8depay" | "rtpopusdepay"
-        | "capssetter" => Some("gstreamer1.0-plugins-good"),
+        | "rtppcmudepay" | "rtppcmadepay" | "rtpg722depay" | "mulawdec" | "alawdec" | "vp8dec"
+        | "vp9dec" | "capssetter" => Some("gstreamer1.0-plugins-good"),
         "h264parse" | "h265parse" | "av1parse" | "vp9parse" | "h264timestamper"
         | "h265timestamper" | "opusparse" => Some("gstreamer1.0-plugins-bad"),
         "x264enc" => Some("gstreamer1.0-plugins-ugly"),
-        "avenc_aac" | "avdec_h264" | "avdec_h265" => Some("gstreamer1.0-libav"),
+        "avenc_aac" | "avdec_g722" | "avdec_h264" | "avdec_h265" => Some("gstreamer1.0-libav"),
         "queue" | "capsfilter" | "identity" | "tee" | "filesink" | "fakesink" => {
             Some("libgstreamer1.0-0")
         }
-        "opusdec" | "audioconvert" | "audioresample" | "videoconvert" | "videoscale" => {
-            Some("gstreamer1.0-plugins-base")
-        }
+        "opusdec" | "opusenc" | "audioconvert" | "audioresample" | "audiorate" | "videoconvert"
+        | "videoscale" | "videorate" => Some("gstreamer1.0-plugins-base"),
         _ => None,
     };
     MissingElement {
@@ -232,8 +243,8 @@ mod tests {
     #[test]
     fn every_built_in_text_is_right() {
         crate::pipeline::init().unwrap();
-        for codec in Codec::ALL {
-            Description::built_in(codec).check().unwrap();
+        for text in Text::all() {
+            Description::built_in(text).check().unwrap();
         }
     }
 }

@@ -11,12 +11,11 @@ use std::{
     },
 };
 
-use bytes::Bytes;
 use gst::prelude::*;
 use gstreamer as gst;
 
-use super::{Output, description::error_text, mux::PartMeta};
-use crate::media::{InitSegment, Part};
+use super::{Output, description::error_text, made};
+use crate::media::InitSegment;
 
 /// Called with everything that comes out.
 pub(super) type OutputFn = Box<dyn FnMut(Output) + Send>;
@@ -73,9 +72,9 @@ impl Shared {
         buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let output = if buffer.flags().contains(gst::BufferFlags::HEADER) {
-            init_segment(pad, buffer)
+            made::init_segment(pad, buffer)
         } else {
-            part(buffer)
+            made::part(buffer)
         };
         self.flowing.store(true, Ordering::Release);
         if let Some(Output::Init(init)) = &output {
@@ -153,42 +152,6 @@ pub(super) fn watch_bus(pipeline: &gst::Pipeline, shared: &Arc<Shared>) {
         }
         gst::BusSyncReply::Drop
     });
-}
-
-fn init_segment(pad: &gst::Pad, buffer: gst::Buffer) -> Option<Output> {
-    let caps = pad.current_caps()?;
-    let structure = caps.structure(0)?;
-    let size = |name: &str| structure.get::<u32>(name).ok();
-    Some(Output::Init(InitSegment {
-        bytes: bytes(buffer)?,
-        codecs: structure.get("codecs").ok()?,
-        timescale: structure.get("timescale").ok()?,
-        resolution: size("width").zip(size("height")),
-        channels: size("channels")
-            .and_then(|c| u8::try_from(c).ok())
-            .unwrap_or(0),
-    }))
-}
-
-fn part(buffer: gst::Buffer) -> Option<Output> {
-    let meta = PartMeta::of(&buffer)?;
-    Some(Output::Part(Part {
-        bytes: bytes(buffer)?,
-        decode_time: meta.decode_time,
-        presentation_time: meta.presentation_time,
-        duration: meta.duration,
-        samples: meta.samples,
-        independent: meta.independent,
-        starts_segment: meta.starts_segment,
-        discontinuity: meta.discontinuity,
-    }))
-}
-
-/// The buffer's memory, without a copy.
-fn bytes(buffer: gst::Buffer) -> Option<Bytes> {
-    Some(Bytes::from_owner(
-        buffer.into_mapped_buffer_readable().ok()?,
-    ))
 }
 
 /// What is behind these locks stays valid when a thread panics while holding one.

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::media::Codec;
+use super::Text;
 
 /// An element that a text names and this machine does not have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +39,7 @@ pub enum PipelineError {
         source: io::Error,
     },
     /// A file in the directory is named after no codec.
-    #[error("{} is named after no codec: expected h264, h265, av1, vp9 or opus .launch", path.display())]
+    #[error("{} is named after no codec: expected h264, h265, av1, vp9, vp8, opus, g722, pcmu or pcma .launch, or one of the last four with -aac", path.display())]
     UnknownFile {
         /// The file.
         path: PathBuf,
@@ -55,20 +55,20 @@ pub enum PipelineError {
         /// What is wrong.
         problem: String,
     },
-    /// There is no text for a codec.
+    /// A text was not loaded.
     #[error("no pipeline for {0}")]
-    NoText(Codec),
+    NoText(Text),
     /// An element reported an error or panicked; the pipeline puts out nothing more.
-    #[error("the {codec} pipeline failed: {message}")]
+    #[error("the {text} pipeline failed: {message}")]
     Failed {
-        /// Codec of the track.
-        codec: Codec,
+        /// The text it was made of.
+        text: Text,
         /// What the element says.
         message: String,
     },
     /// What was pushed in did not come out in time.
     #[error("the {0} pipeline did not drain")]
-    Stuck(Codec),
+    Stuck(Text),
 }
 
 fn join(missing: &[MissingElement]) -> String {

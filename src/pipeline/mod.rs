@@ -4,12 +4,13 @@
 //! depends on what was pushed in and on nothing else, and it comes out synchronously, on the thread that pushed.
 //!
 //! One [`Pipeline`] per track runs a gst-launch text of one codec: depayloader, parser, timestamper and our own mux
-//! element. The texts are in `pipelines/`; its README tells what a text may contain and how the mux behaves.
+//! element; for some codecs a decoder and an encoder in between. The texts are in `pipelines/`; its README tells what a text may contain and how the mux behaves.
 
 mod cut;
 mod description;
 mod ends;
 mod error;
+mod made;
 mod mux;
 mod order;
 mod payload;
@@ -20,13 +21,14 @@ mod runner;
 use std::{
     fmt,
     path::Path,
+    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use gstreamer as gst;
 
-use crate::media::{Codec, InitSegment, Part, TrackInfo};
+use crate::media::{Codec, InitSegment, MediaKind, Part, TrackInfo};
 use description::Description;
 pub use error::{MissingElement, PipelineError};
 pub use runner::Pipeline;
@@ -38,6 +40,13 @@ pub use runner::Pipeline;
 /// stream keeps them all in place against each other.
 pub const START_OFFSET: Duration = Duration::from_secs(1);
 
+/// Earliest presentation time of a part in nanoseconds, as it was pushed in: without [`START_OFFSET`].
+pub fn presentation_nanos(part: &Part, timescale: u32) -> i64 {
+    let nanos = u128::from(part.presentation_time) * 1_000_000_000 / u128::from(timescale.max(1));
+    let offset = i64::try_from(START_OFFSET.as_nanos()).unwrap_or_default();
+    i64::try_from(nanos).unwrap_or(i64::MAX) - offset
+}
+
 /// How one track is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -48,6 +57,59 @@ pub struct Settings {
     /// `track_ID` in every box, not 0. By convention 1 is video and 2 is audio, so that the parts of both can be put
     /// into one file unchanged.
     pub track_id: u32,
+}
+
+/// What a pipeline text is for; also its file name without `.launch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Text {
+    /// `<codec>`: media of the codec, passed through or turned into [`Codec::transcoded_to`].
+    Main(Codec),
+    /// `<codec>-aac`: AAC made from sound of the codec.
+    Aac(Codec),
+}
+
+impl Text {
+    /// Every text there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let sound = Codec::ALL
+            .into_iter()
+            .filter(|codec| codec.kind() == MediaKind::Audio);
+        Codec::ALL
+            .into_iter()
+            .map(Self::Main)
+            .chain(sound.map(Self::Aac))
+    }
+
+    /// The codec it takes.
+    pub const fn codec(self) -> Codec {
+        match self {
+            Self::Main(codec) | Self::Aac(codec) => codec,
+        }
+    }
+}
+
+/// A name of no text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no pipeline text {0:?}: expected a codec, or an audio codec with -aac")]
+pub struct UnknownText(String);
+
+impl FromStr for Text {
+    type Err = UnknownText;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::all()
+            .find(|text| text.to_string() == name)
+            .ok_or_else(|| UnknownText(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Main(codec) => write!(f, "{codec}"),
+            Self::Aac(codec) => write!(f, "{codec}-aac"),
+        }
+    }
 }
 
 /// What a pipeline puts out.
@@ -79,7 +141,7 @@ pub fn init() -> Result<(), PipelineError> {
     Ok(())
 }
 
-/// The pipeline texts of every codec, checked.
+/// The pipeline texts, checked.
 #[derive(Clone)]
 pub struct Pipelines {
     descriptions: Vec<Arc<Description>>,
@@ -93,8 +155,19 @@ impl Pipelines {
     /// The directory cannot be read or has `.launch` files of unknown codecs; elements are missing (all of them at once,
     /// with the Debian packages that have them); a text is wrong.
     pub fn load(dir: Option<&Path>) -> Result<Self, PipelineError> {
+        Self::load_only(dir, &Text::all().collect::<Vec<_>>())
+    }
+
+    /// The same for some of the texts only, so that nothing is missed that nobody needs.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_only(dir: Option<&Path>, texts: &[Text]) -> Result<Self, PipelineError> {
         init()?;
-        let descriptions: Vec<_> = description::load(dir)?.into_iter().map(Arc::new).collect();
+        let descriptions: Vec<_> = description::load(dir, texts)?
+            .into_iter()
+            .map(Arc::new)
+            .collect();
         let mut missing = Vec::new();
         for description in &descriptions {
             match description.check() {
@@ -123,17 +196,45 @@ impl Pipelines {
         settings: &Settings,
         output: impl FnMut(Output) + Send + 'static,
     ) -> Result<Pipeline, PipelineError> {
-        let description = self
-            .descriptions
-            .iter()
-            .find(|d| d.codec() == track.codec)
-            .ok_or(PipelineError::NoText(track.codec))?;
-        Pipeline::start(Arc::clone(description), track, *settings, Box::new(output))
+        let description = self.description(Text::Main(track.codec))?;
+        Pipeline::start(description, track, *settings, None, Box::new(output))
     }
 
-    /// Where the text of each codec comes from, for the log.
-    pub fn origins(&self) -> impl Iterator<Item = (Codec, &str)> {
-        self.descriptions.iter().map(|d| (d.codec(), d.origin()))
+    /// Starts the pipeline that makes AAC of an audio track, as [`Self::start`] does; it takes the same packets with the
+    /// same times. `segment_origin` is a time at which a segment starts, [`START_OFFSET`] included: the others follow at
+    /// multiples of the segment duration, so that a rendition which joins late is cut like the one beside it. Without,
+    /// and after a discontinuity, they are counted from the first sound on.
+    ///
+    /// # Errors
+    /// The pipeline cannot be built or started, or its text was not loaded.
+    pub fn start_aac(
+        &self,
+        track: &TrackInfo,
+        settings: &Settings,
+        segment_origin: Option<Duration>,
+        output: impl FnMut(Output) + Send + 'static,
+    ) -> Result<Pipeline, PipelineError> {
+        let description = self.description(Text::Aac(track.codec))?;
+        Pipeline::start(
+            description,
+            track,
+            *settings,
+            segment_origin,
+            Box::new(output),
+        )
+    }
+
+    fn description(&self, text: Text) -> Result<Arc<Description>, PipelineError> {
+        self.descriptions
+            .iter()
+            .find(|d| d.made_of() == text)
+            .map(Arc::clone)
+            .ok_or(PipelineError::NoText(text))
+    }
+
+    /// Where each text comes from, for the log.
+    pub fn origins(&self) -> impl Iterator<Item = (Text, &str)> {
+        self.descriptions.iter().map(|d| (d.made_of(), d.origin()))
     }
 }
 

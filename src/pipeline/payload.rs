@@ -13,7 +13,8 @@ pub(super) fn is_sound(codec: Codec, payload: &[u8]) -> bool {
         Codec::H265 => h265(payload),
         Codec::Vp9 => vp9(payload).is_some(),
         Codec::Av1 => av1(payload).is_some(),
-        Codec::Opus => !payload.is_empty(),
+        Codec::Vp8 => vp8(payload).is_some(),
+        Codec::Opus | Codec::G722 | Codec::Pcmu | Codec::Pcma => !payload.is_empty(),
     }
 }
 
@@ -64,6 +65,25 @@ fn aggregate(mut units: &[u8], is_nal_unit: impl Fn(&[u8]) -> bool) -> bool {
         }
     }
     units.is_empty()
+}
+
+/// RFC 7741 section 4.2: walks the payload descriptor. `None` if it is cut off or nothing follows it.
+fn vp8(payload: &[u8]) -> Option<()> {
+    let mut bytes = payload.iter();
+    let mut next = || bytes.next().copied();
+    if next()? & 0x80 != 0 {
+        let extensions = next()?;
+        if extensions & 0x80 != 0 && next()? & 0x80 != 0 {
+            next()?;
+        }
+        if extensions & 0x40 != 0 {
+            next()?;
+        }
+        if extensions & 0x30 != 0 {
+            next()?;
+        }
+    }
+    next().map(|_| ())
 }
 
 /// RFC 9628 section 4.2: walks the payload descriptor. `None` if it is cut off or nothing follows it.

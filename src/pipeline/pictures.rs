@@ -213,7 +213,8 @@ fn starts_keyframe(codec: Codec, payload: &[u8]) -> bool {
             .is_some_and(|kind| matches!(kind, 32 | 35)),
         Codec::Av1 => av1_starts_sequence(payload),
         Codec::Vp9 => vp9_starts_keyframe(payload),
-        Codec::Opus => true,
+        Codec::Vp8 => vp8_starts_keyframe(payload),
+        Codec::Opus | Codec::G722 | Codec::Pcmu | Codec::Pcma => true,
     }
 }
 
@@ -227,7 +228,8 @@ fn is_keyframe(codec: Codec, packets: &[Timed]) -> bool {
             .any(|kind| (16..=23).contains(&kind)),
         Codec::Av1 => payloads.next().is_some_and(av1_starts_sequence),
         Codec::Vp9 => payloads.next().is_some_and(vp9_starts_keyframe),
-        Codec::Opus => true,
+        Codec::Vp8 => payloads.next().is_some_and(vp8_starts_keyframe),
+        Codec::Opus | Codec::G722 | Codec::Pcmu | Codec::Pcma => true,
     }
 }
 
@@ -261,6 +263,27 @@ fn av1_starts_sequence(payload: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a payload of RFC 7741 begins a keyframe: the first partition starts here, and the frame header's inverse key
+/// frame flag is 0.
+fn vp8_starts_keyframe(payload: &[u8]) -> bool {
+    let Some((&flags, mut rest)) = payload.split_first() else {
+        return false;
+    };
+    let partition = flags & 0x07;
+    let starts = flags & 0x10 != 0 && partition == 0;
+    if flags & 0x80 != 0 {
+        let Some((&extensions, after)) = rest.split_first() else {
+            return false;
+        };
+        let long = extensions & 0x80 != 0 && after.first().is_some_and(|id| id & 0x80 != 0);
+        let picture_id = usize::from(extensions & 0x80 != 0) + usize::from(long);
+        let level = usize::from(extensions & 0x40 != 0);
+        let layer = usize::from(extensions & 0x30 != 0);
+        rest = after.get(picture_id + level + layer..).unwrap_or_default();
+    }
+    starts && rest.first().is_some_and(|header| header & 1 == 0)
 }
 
 /// Whether a payload of RFC 9628 begins a picture that is not predicted from others, in its lowest spatial layer.

@@ -143,6 +143,14 @@ fn keyframes_of_the_other_codecs() {
         (Codec::Vp9, &[0x8a, 0x81, 2, 0], true),
         (Codec::Vp9, &[0xca, 0x81, 2, 0], false),
         (Codec::Vp9, &[0x82, 0x81, 2, 0], false),
+        // Without and with extensions (a long picture id, a layer index), a delta picture, and a later partition.
+        (Codec::Vp8, &[0x10, 0x50], true),
+        (Codec::Vp8, &[0x90, 0xe0, 0x81, 2, 3, 4, 0x50], true),
+        (Codec::Vp8, &[0x10, 0x51], false),
+        (Codec::Vp8, &[0x90, 0x80, 2, 0x51], false),
+        (Codec::Vp8, &[0x11, 0x50], false),
+        (Codec::Vp8, &[0x00, 0x50], false),
+        (Codec::Vp8, &[0x90], false),
         // With layers: the lowest and another one.
         (Codec::Vp9, &[0xa8, 0x01, 0x00, 0, 0x82], true),
         (Codec::Vp9, &[0xa8, 0x01, 0x02, 0, 0x82], false),

@@ -39,6 +39,8 @@ pub struct Pipeline {
     description: Arc<Description>,
     caps: gst::Caps,
     settings: Settings,
+    /// Where a segment of sound starts, with the offset, if that is given from outside.
+    segment_origin: Option<Duration>,
     shared: Arc<Shared>,
     chain: Chain,
     /// Only for video.
@@ -63,16 +65,18 @@ impl Pipeline {
         description: Arc<Description>,
         track: &TrackInfo,
         settings: Settings,
+        segment_origin: Option<Duration>,
         output: OutputFn,
     ) -> Result<Self, PipelineError> {
         let shared = Arc::new(Shared::new(output));
         let caps = rtp::caps(track);
-        let chain = Chain::start(&description, &caps, &settings, &shared)?;
+        let chain = Chain::start(&description, &caps, &settings, segment_origin, &shared)?;
         Ok(Self {
             pictures: pictures(&description),
             description,
             caps,
             settings,
+            segment_origin,
             shared,
             chain,
             ask_at: None,
@@ -94,7 +98,7 @@ impl Pipeline {
     ) -> Result<(), PipelineError> {
         self.check()?;
         let Some(pictures) = &mut self.pictures else {
-            if !payload::is_sound(self.description.codec(), &packet.payload) {
+            if !payload::is_sound(self.description.made_of().codec(), &packet.payload) {
                 tracing::debug!(packet.sequence_number, "dropping a malformed packet");
                 return Ok(());
             }
@@ -148,6 +152,14 @@ impl Pipeline {
         }
     }
 
+    /// Makes the next picture a keyframe where the text has an encoder; others take no notice.
+    pub fn force_keyframe(&mut self) {
+        let event = gstreamer_video::DownstreamForceKeyUnitEvent::builder()
+            .all_headers(true)
+            .build();
+        self.chain.input.push_event(event);
+    }
+
     /// Closes the part in hand, because nothing has come for a while. The timeline goes on where it ended if the pause
     /// turns out to be short.
     ///
@@ -185,6 +197,7 @@ impl Pipeline {
     /// # Errors
     /// The pipeline has failed, or does not drain, or cannot be built anew.
     pub fn discontinuity(&mut self) -> Result<(), PipelineError> {
+        self.segment_origin = None;
         self.feed_held()?;
         self.drain()?;
         self.restart()
@@ -196,7 +209,13 @@ impl Pipeline {
         self.shared.flowing.store(false, Ordering::Release);
         self.ask_at = None;
         self.pictures = pictures(&self.description);
-        self.chain = Chain::start(&self.description, &self.caps, &self.settings, &self.shared)?;
+        self.chain = Chain::start(
+            &self.description,
+            &self.caps,
+            &self.settings,
+            self.segment_origin,
+            &self.shared,
+        )?;
         Ok(())
     }
 
@@ -239,7 +258,7 @@ impl Pipeline {
             .wait_timeout_while(lock(&self.shared.drained), DRAIN_TIMEOUT, |d| !*d)
             .unwrap_or_else(PoisonError::into_inner);
         if !*drained {
-            return Err(PipelineError::Stuck(self.description.codec()));
+            return Err(PipelineError::Stuck(self.description.made_of()));
         }
         drop(drained);
         self.check()
@@ -274,7 +293,7 @@ impl Pipeline {
         self.shared
             .fail(complaint.unwrap_or_else(|| message.to_owned()));
         PipelineError::Failed {
-            codec: self.description.codec(),
+            text: self.description.made_of(),
             message: lock(&self.shared.failure).clone().unwrap_or_default(),
         }
     }
@@ -285,6 +304,7 @@ impl Chain {
         description: &Description,
         caps: &gst::Caps,
         settings: &Settings,
+        segment_origin: Option<Duration>,
         shared: &Arc<Shared>,
     ) -> Result<Self, PipelineError> {
         let Elements {
@@ -295,6 +315,9 @@ impl Chain {
         } = description.build()?;
         mux.set_property("part-duration", nanoseconds(settings.part_duration));
         mux.set_property("segment-duration", nanoseconds(settings.segment_duration));
+        if let Some(origin) = segment_origin {
+            mux.set_property("segment-origin", nanoseconds(origin));
+        }
         mux.set_property("track-id", settings.track_id.max(1));
         // Buffers cannot carry negative times, so the offset is already in what is pushed.
         mux.set_property("start-offset", 0_u64);
@@ -330,7 +353,7 @@ impl Chain {
         }
         let segment = gst::FormattedSegment::<gst::ClockTime>::new();
         for event in [
-            gst::event::StreamStart::new(description.codec().as_str()),
+            gst::event::StreamStart::new(&description.made_of().to_string()),
             gst::event::Caps::new(caps),
             gst::event::Segment::new(&segment),
         ] {
@@ -355,14 +378,14 @@ impl Drop for Chain {
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipeline")
-            .field("codec", &self.description.codec())
+            .field("text", &self.description.made_of())
             .finish_non_exhaustive()
     }
 }
 
 /// What lets only whole pictures through, if it is pictures that come.
 fn pictures(description: &Description) -> Option<Pictures> {
-    let codec = description.codec();
+    let codec = description.made_of().codec();
     (codec.kind() == MediaKind::Video).then(|| Pictures::new(codec))
 }
 

@@ -19,7 +19,7 @@ use super::{
     board::{Board, Estate},
     checkpoint::Checkpoint,
     outputs::Outputs,
-    publication::{Made, Publication},
+    publication::{Made, Publication, Wanted},
     status::{self, Rates, State},
     worker::Actor,
 };
@@ -28,7 +28,7 @@ use successor::MAX_SUCCESSORS;
 use crate::{
     hls,
     id::SessionId,
-    media::TrackInfo,
+    media::{AudioFormat, TrackInfo},
     pipeline::Pipelines,
     recording,
     telemetry::Metrics,
@@ -157,9 +157,12 @@ impl Media {
             tracks,
             Arc::clone(&self.pipelines),
             self.settings.pipeline,
-            self.settings.keyframe_interval,
-            second_keyframe,
-            age,
+            &Wanted {
+                keyframe_interval: self.settings.keyframe_interval,
+                second_keyframe,
+                base: age,
+                aac: self.makes_aac(),
+            },
         );
         if let Some(outputs) = self.estate().as_mut().and_then(|e| e.outputs.as_mut()) {
             outputs.begin(kinds, publication.started());
@@ -167,6 +170,10 @@ impl Media {
         self.publication = Some(publication);
         self.board.lock().over_since = None;
         self.next_status = now;
+    }
+
+    fn makes_aac(&self) -> bool {
+        self.settings.hls.audio.contains(&AudioFormat::Aac)
     }
 
     /// `age` is that of a playlist which goes on.
@@ -273,6 +280,9 @@ impl Media {
                 outputs.part(kind, part, at, now);
             }
             Made::Pause(kind) => outputs.pause(kind),
+            Made::AacInit(init) => outputs.aac_init(init),
+            Made::AacPart(part, at) => outputs.aac_part(part, at),
+            Made::AacLeft => outputs.leave_aac(),
             Made::KeyframeRequest(track) => {
                 tracing::debug!(track, "asking the publisher for a keyframe");
                 if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
@@ -460,6 +470,16 @@ impl Actor for Media {
         let _entered = span.enter();
         self.take_over(now);
         let mut deadline = None;
+        if self.makes_aac() {
+            let wanted = self
+                .estate()
+                .as_mut()
+                .and_then(|estate| estate.outputs.as_mut())
+                .is_some_and(Outputs::wants_aac);
+            if let Some(publication) = &mut self.publication {
+                publication.want_aac(wanted);
+            }
+        }
         if let Some(publication) = &mut self.publication {
             deadline = publication.poll(now, &mut self.made);
         }

@@ -6,11 +6,13 @@
 //! [`Sessions`] owns them all: it makes a session when somebody publishes, answers for it while it lives, and lets go of
 //! it some time after its end. The media of each runs as an actor on the media workers.
 
+mod aac;
 mod board;
 mod checkpoint;
 mod media;
 mod outputs;
 mod publication;
+mod repair;
 mod status;
 mod worker;
 

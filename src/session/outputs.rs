@@ -13,7 +13,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    hls::{self, PartKey},
+    hls::{self, PartKey, RenditionId},
     id::SessionId,
     media::{InitSegment, MediaKind, Part},
     recording::{self, Recorder, RecorderState, RecordingError, Written},
@@ -51,6 +51,8 @@ pub(super) struct Outputs {
     stream: hls::Stream,
     recordings: Option<Arc<recording::Store>>,
     recorder: Option<Recorder>,
+    /// There is AAC in the stream.
+    has_aac: bool,
     in_flight: InFlight,
     /// Number of the last part; rises over both tracks and all publications, as recordings need (8.8.5 of ISO/IEC
     /// 14496-12).
@@ -103,6 +105,7 @@ impl Outputs {
             stream,
             recordings,
             recorder: None,
+            has_aac: false,
             in_flight: InFlight::default(),
             sequence: 0,
             expected: Vec::new(),
@@ -146,6 +149,36 @@ impl Outputs {
     /// Nothing comes on this track for a while: viewers get what there is as a whole segment.
     pub(super) fn pause(&self, kind: MediaKind) {
         self.stream.complete_segment(kind);
+        if kind == MediaKind::Audio && self.has_aac {
+            self.stream.complete_segment(RenditionId::Aac);
+        }
+    }
+
+    /// Whether somebody plays the AAC. If nobody does, what there is of it is let go of.
+    pub(super) fn wants_aac(&mut self) -> bool {
+        let wanted = self.stream.is_wanted(RenditionId::Aac);
+        if !wanted && self.has_aac {
+            self.leave_aac();
+        }
+        wanted
+    }
+
+    /// The AAC that comes, if any does, has nothing to do with what there is.
+    pub(super) fn leave_aac(&mut self) {
+        self.has_aac = false;
+        self.stream.leave(RenditionId::Aac);
+    }
+
+    /// The AAC parts to come need this init segment.
+    pub(super) fn aac_init(&mut self, init: InitSegment) {
+        self.has_aac = true;
+        self.stream.push_init(RenditionId::Aac, init);
+    }
+
+    /// Publishes a part of AAC. Recordings have the Opus only.
+    pub(super) fn aac_part(&self, part: Part, program_date_time: SystemTime) {
+        self.stream
+            .push_part(RenditionId::Aac, part, program_date_time);
     }
 
     /// The parts of `kind` to come need this init segment.

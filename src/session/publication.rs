@@ -9,6 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use super::{
+    aac::{self, Aac},
+    repair::Repair,
+};
 use crate::{
     media::{
         InitSegment, MediaKind, Monotonic, Part, RtpPacket, SenderReport, TrackIndex, TrackInfo,
@@ -44,6 +48,12 @@ pub(super) enum Made {
     Part(MediaKind, Part, SystemTime),
     /// Nothing more of this track for a while.
     Pause(MediaKind),
+    /// The next AAC parts need this init segment.
+    AacInit(InitSegment),
+    /// A part of AAC, and the wall-clock time of its earliest sound.
+    AacPart(Part, SystemTime),
+    /// What follows in AAC has nothing to do with what there is.
+    AacLeft,
     /// A keyframe is wanted now.
     KeyframeRequest(TrackIndex),
 }
@@ -64,8 +74,34 @@ struct Track {
     resolution: Option<(u32, u32)>,
     /// Only for video.
     demand: Option<KeyframeDemand>,
+    /// Only for video that is transcoded: then [`Self::demand`] is for our own encoder.
+    repair: Option<Repair>,
     /// Only for sound: up to where there is any, in ns of presentation time.
     heard_until: Option<i64>,
+}
+
+impl Track {
+    /// The publisher has to send a keyframe before pictures can be decoded (again).
+    fn needs_keyframe(&mut self) {
+        if let Some(repair) = &mut self.repair {
+            repair.need();
+        } else if let Some(demand) = &mut self.demand {
+            demand.lost();
+        }
+    }
+}
+
+/// What a session wants of a publication.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Each segment is to start with a keyframe after this much media.
+    pub(super) keyframe_interval: Duration,
+    /// When the second keyframe is wanted, if before the end of a segment.
+    pub(super) second_keyframe: Option<Duration>,
+    /// Age of the session's playlist, which presentation times go on from.
+    pub(super) base: Duration,
+    /// AAC may be made beside Opus.
+    pub(super) aac: bool,
 }
 
 /// The media state of one publication.
@@ -79,6 +115,8 @@ pub(super) struct Publication {
     zero_wall: Option<SystemTime>,
     timeline: Timeline,
     tracks: Vec<Track>,
+    /// If it is configured and there is sound.
+    aac: Option<Aac>,
     pipelines: Arc<Pipelines>,
     settings: pipeline::Settings,
     failure: Option<String>,
@@ -106,16 +144,13 @@ pub(super) struct TrackStatus {
 }
 
 impl Publication {
-    /// Starts the pipelines of these tracks. `base` is the age of the session's playlist; `second_keyframe` says when the
-    /// second keyframe is wanted, if before the end of a segment.
+    /// Starts the pipelines of these tracks.
     pub(super) fn start(
         id: PublicationId,
         tracks: &[TrackInfo],
         pipelines: Arc<Pipelines>,
         settings: pipeline::Settings,
-        keyframe_interval: Duration,
-        second_keyframe: Option<Duration>,
-        base: Duration,
+        wanted: &Wanted,
     ) -> Self {
         let clocks: Vec<_> = tracks
             .iter()
@@ -128,10 +163,14 @@ impl Publication {
             id,
             epoch: Instant::now(),
             epoch_wall: SystemTime::now(),
-            base: i64::try_from(base.as_nanos()).unwrap_or(i64::MAX),
+            base: i64::try_from(wanted.base.as_nanos()).unwrap_or(i64::MAX),
             zero_wall: None,
             timeline: Timeline::new(timeline::Settings::default(), &clocks),
             tracks: Vec::with_capacity(tracks.len()),
+            aac: tracks
+                .iter()
+                .position(|info| wanted.aac && info.codec.kind() == MediaKind::Audio)
+                .map(|index| Aac::new(index, tracks[index].clone())),
             pipelines,
             settings,
             failure: None,
@@ -139,8 +178,8 @@ impl Publication {
         for info in tracks {
             let demand = (info.codec.kind() == MediaKind::Video).then(|| {
                 KeyframeDemand::new(keyframes::Settings {
-                    segment_duration: keyframe_interval,
-                    second: second_keyframe,
+                    segment_duration: wanted.keyframe_interval,
+                    second: wanted.second_keyframe,
                     ..keyframes::Settings::default()
                 })
             });
@@ -152,6 +191,8 @@ impl Publication {
                 restarts: 0,
                 jumps: (Monotonic::ZERO, 0),
                 resolution: None,
+                repair: (demand.is_some() && info.codec.transcoded_to().is_some())
+                    .then(Repair::default),
                 demand,
                 heard_until: None,
             });
@@ -200,6 +241,13 @@ impl Publication {
         self.failure.as_deref()
     }
 
+    /// Whether somebody plays the AAC.
+    pub(super) fn want_aac(&mut self, wanted: bool) {
+        if let Some(aac) = &mut self.aac {
+            aac.want(wanted);
+        }
+    }
+
     fn since_epoch(&self, at: Instant) -> Monotonic {
         at.saturating_duration_since(self.epoch)
     }
@@ -234,10 +282,24 @@ impl Publication {
             let Some(demand) = &mut track.demand else {
                 continue;
             };
-            if demand.poll(monotonic) {
+            let wanted = demand.poll(monotonic);
+            let wanted_of_publisher = match &mut track.repair {
+                None => wanted,
+                Some(repair) => {
+                    if let Some(pipeline) = track.pipeline.as_mut().filter(|_| wanted) {
+                        pipeline.force_keyframe();
+                    }
+                    repair.poll(monotonic)
+                }
+            };
+            if wanted_of_publisher {
                 made.push(Made::KeyframeRequest(index));
             }
-            deadline = [deadline, demand.deadline()].into_iter().flatten().min();
+            let repair = track.repair.as_ref().and_then(Repair::deadline);
+            deadline = [deadline, demand.deadline(), repair]
+                .into_iter()
+                .flatten()
+                .min();
         }
         deadline.map(|deadline| self.epoch + deadline)
     }
@@ -260,6 +322,9 @@ impl Publication {
             if missing >= signed_nanos(SILENCE_STEP) {
                 self.tracks[index].heard_until = Some(until);
                 self.drive(index, made, |pipeline| pipeline.fill_silence(until));
+                let aac = self.aac.as_mut().filter(|aac| aac.track == index);
+                let aac = aac.map(|aac| aac.fill_silence(until));
+                self.collect_aac(aac, made);
                 missing = 0;
             }
             let wait = u64::try_from(signed_nanos(SILENCE_STEP) - missing).unwrap_or(0);
@@ -281,6 +346,8 @@ impl Publication {
             }
             self.collect(index, made);
         }
+        let aac = self.aac.as_mut().map(Aac::finish);
+        self.collect_aac(aac, made);
     }
 
     fn event(&mut self, event: Event, now: Monotonic, made: &mut Vec<Made>) {
@@ -304,12 +371,17 @@ impl Publication {
                 self.drive(track, made, |pipeline| {
                     pipeline.push(&packet, pts, after_loss)
                 });
+                let settings = self.settings_of(MediaKind::Audio);
+                let aac = self
+                    .aac
+                    .as_mut()
+                    .filter(|aac| aac.track == track)
+                    .map(|aac| aac.packet(&self.pipelines, &settings, &packet, pts, after_loss));
+                self.collect_aac(aac, made);
             }
             Event::Lost { track, packets } => {
                 tracing::debug!(track, packets, "packets lost");
-                if let Some(demand) = &mut self.tracks[track].demand {
-                    demand.lost();
-                }
+                self.tracks[track].needs_keyframe();
             }
             Event::Discontinuity { track } => {
                 tracing::debug!(track, "the track's timestamps jumped");
@@ -326,12 +398,14 @@ impl Publication {
                 }
                 self.tracks[track].heard_until = None;
                 self.drive(track, made, Pipeline::discontinuity);
+                self.interrupt_aac(track, made);
             }
             // Silence takes the place of sound for as long as there are pictures.
             Event::Idle { track }
                 if self.tracks[track].heard_until.is_some() && self.timeline.is_live(now) => {}
             Event::Idle { track } => {
                 self.drive(track, made, Pipeline::end_part);
+                self.interrupt_aac(track, made);
                 made.push(Made::Pause(self.tracks[track].info.codec.kind()));
             }
         }
@@ -369,16 +443,39 @@ impl Publication {
         }
     }
 
-    fn start_pipeline(&mut self, index: TrackIndex) {
-        let track = &mut self.tracks[index];
-        let collector = Arc::clone(&track.collector);
-        let settings = pipeline::Settings {
-            track_id: match track.info.codec.kind() {
+    fn interrupt_aac(&mut self, track: TrackIndex, made: &mut Vec<Made>) {
+        let aac = self.aac.as_mut().filter(|aac| aac.track == track);
+        let aac = aac.map(Aac::discontinuity);
+        self.collect_aac(aac, made);
+    }
+
+    fn collect_aac(&self, outputs: Option<Vec<aac::Made>>, made: &mut Vec<Made>) {
+        made.extend(outputs.into_iter().flatten().map(|output| match output {
+            aac::Made::Init(init) => Made::AacInit(init),
+            aac::Made::Part(part, pts) => Made::AacPart(part, self.wall_time(pts)),
+            aac::Made::Left => Made::AacLeft,
+        }));
+    }
+
+    /// Wall-clock time of a presentation time in ns.
+    fn wall_time(&self, pts: i64) -> SystemTime {
+        shift(self.zero_wall.unwrap_or(self.epoch_wall), pts)
+    }
+
+    fn settings_of(&self, kind: MediaKind) -> pipeline::Settings {
+        pipeline::Settings {
+            track_id: match kind {
                 MediaKind::Video => 1,
                 MediaKind::Audio => 2,
             },
             ..self.settings
-        };
+        }
+    }
+
+    fn start_pipeline(&mut self, index: TrackIndex) {
+        let settings = self.settings_of(self.tracks[index].info.codec.kind());
+        let track = &mut self.tracks[index];
+        let collector = Arc::clone(&track.collector);
         let started = self.pipelines.start(&track.info, &settings, move |output| {
             collector
                 .lock()
@@ -414,8 +511,7 @@ impl Publication {
                     made.push(Made::Init(kind, init));
                 }
                 Output::Part(part) => {
-                    let offset = signed_nanos(pipeline::START_OFFSET);
-                    let pts = nanos(part.presentation_time, track.timescale) - offset;
+                    let pts = pipeline::presentation_nanos(&part, track.timescale);
                     if let Some(demand) = &mut track.demand {
                         if part.independent {
                             demand.keyframe(pts);
@@ -424,14 +520,17 @@ impl Publication {
                             demand.segment(pts);
                         }
                     }
+                    if let Some(aac) = &mut self.aac
+                        && part.starts_segment
+                        && aac.track == index
+                    {
+                        let start = u64::try_from(pts).unwrap_or(0);
+                        aac.segment(Duration::from_nanos(start) + pipeline::START_OFFSET);
+                    }
                     let at = shift(self.zero_wall.unwrap_or(self.epoch_wall), pts);
                     made.push(Made::Part(kind, part, at));
                 }
-                Output::KeyframeWanted => {
-                    if let Some(demand) = &mut track.demand {
-                        demand.lost();
-                    }
-                }
+                Output::KeyframeWanted => track.needs_keyframe(),
             }
         }
     }
@@ -439,11 +538,6 @@ impl Publication {
 
 fn signed_nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
-}
-
-fn nanos(time: u64, timescale: u32) -> i64 {
-    let nanos = u128::from(time) * 1_000_000_000 / u128::from(timescale.max(1));
-    i64::try_from(nanos).unwrap_or(i64::MAX)
 }
 
 fn shift(time: SystemTime, nanos: i64) -> SystemTime {

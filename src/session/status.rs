@@ -96,8 +96,10 @@ impl From<&PublicationInfo> for Connection {
 pub struct Track {
     /// Video or audio.
     pub kind: MediaKind,
-    /// Codec.
+    /// Codec that viewers get.
     pub codec: Codec,
+    /// Codec that the publisher sends, if it is another one.
+    pub transcoded_from: Option<Codec>,
     /// Picture size as `1280x720`.
     pub resolution: Option<String>,
     /// RTP payload received over the last second or so.
@@ -225,7 +227,8 @@ pub(super) fn tracks(
             findings.extend(finding(&track, segment));
             Track {
                 kind: track.info.codec.kind(),
-                codec: track.info.codec,
+                codec: track.info.codec.transcoded_to().unwrap_or(track.info.codec),
+                transcoded_from: track.info.codec.transcoded_to().map(|_| track.info.codec),
                 resolution: track
                     .resolution
                     .map(|(width, height)| format!("{width}x{height}")),

@@ -80,8 +80,9 @@ pub(crate) struct Feedback {
 }
 
 impl Offer {
-    /// Checks `text`. `video_codecs` are the video codecs to take, the preferred one first; Opus is always taken.
-    pub(crate) fn parse(text: &str, video_codecs: &[Codec]) -> Result<Self, PublishError> {
+    /// Checks `text`. `codecs` are the codecs to take, the preferred one first; Opus is always taken, before any other
+    /// for sound.
+    pub(crate) fn parse(text: &str, codecs: &[Codec]) -> Result<Self, PublishError> {
         let sdp = read(text)?;
         let lines = &sdp.media_descriptions;
         if lines.is_empty() {
@@ -98,7 +99,7 @@ impl Offer {
         check_counts(lines)?;
         let tracks = lines
             .iter()
-            .map(|line| line::track(&sdp, line, video_codecs))
+            .map(|line| line::track(&sdp, line, codecs))
             .collect::<Result<Vec<_>, _>>()?;
         let bundle = check_bundle(&sdp, &tracks)?;
         for (index, track) in tracks.iter().enumerate() {

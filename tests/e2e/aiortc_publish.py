@@ -1,4 +1,9 @@
-"""Publishes a picture that flashes each second, with a beep, over WHIP with aiortc: aiortc_publish.py URL SECONDS [close-first]."""
+"""Publishes a picture that flashes each second, with a beep, over WHIP with aiortc:
+
+    aiortc_publish.py URL SECONDS VIDEO AUDIO [close-first]
+
+VIDEO and AUDIO are the codecs to offer, H264 and opus for example.
+"""
 
 import asyncio
 import fractions
@@ -69,13 +74,19 @@ def request(method, url, body=None):
     )
 
 
-async def main(url, seconds, close_first):
+def offer_only(transceiver, kind, name):
+    capabilities = type(transceiver.sender).getCapabilities(kind).codecs
+    chosen = [c for c in capabilities if c.mimeType.lower() == f"{kind}/{name}".lower()]
+    assert chosen, f"aiortc has no {name}: {[c.mimeType for c in capabilities]}"
+    transceiver.setCodecPreferences(chosen)
+
+
+async def main(url, seconds, video_codec, audio_codec, close_first):
     pc = RTCPeerConnection()
     video = pc.addTransceiver(Flash(), direction="sendonly")
-    pc.addTransceiver(Beep(), direction="sendonly")
-    # aiortc prefers VP8, which is not accepted without transcoding.
-    capabilities = type(video.sender).getCapabilities("video").codecs
-    video.setCodecPreferences([c for c in capabilities if c.mimeType == "video/H264"])
+    audio = pc.addTransceiver(Beep(), direction="sendonly")
+    offer_only(video, "video", video_codec)
+    offer_only(audio, "audio", audio_codec)
     await pc.setLocalDescription(await pc.createOffer())
     response = await asyncio.to_thread(request, "POST", url, pc.localDescription.sdp.encode())
     assert response.status == 201, response.status
@@ -95,4 +106,4 @@ async def main(url, seconds, close_first):
     print("published")
 
 
-asyncio.run(main(sys.argv[1], float(sys.argv[2]), "close-first" in sys.argv[3:]))
+asyncio.run(main(sys.argv[1], float(sys.argv[2]), sys.argv[3], sys.argv[4], "close-first" in sys.argv[5:]))

@@ -69,6 +69,7 @@ test('an offer with VP8 only is refused in words', { timeout: 30_000 }, async ()
   assert.match(type, /^application\/problem\+json/);
   assert.match(problem.detail, /VP8/);
   assert.match(problem.detail, /H264/);
+  assert.match(problem.detail, /webrtc\.transcode_vp8/);
   await page.close();
 });
 

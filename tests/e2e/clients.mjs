@@ -42,10 +42,13 @@ export async function ffmpegFlashes(url, seconds) {
   ]);
 }
 
-/** Publishes with aiortc, whose WHIP side is the script beside this file; its token is WHIP_TOKEN of the environment. */
-export function aiortcPublish(url, seconds, { closeFirst = false, ...options } = {}) {
+/**
+ * Publishes with aiortc, whose WHIP side is the script beside this file; its token is WHIP_TOKEN of the environment.
+ * With `closeFirst` it closes its connection before it deletes its session.
+ */
+export function aiortcPublish(url, seconds, { video = 'H264', audio = 'opus', closeFirst = false, ...options } = {}) {
   const more = closeFirst ? ['close-first'] : [];
-  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds), ...more], options);
+  return new Process(python, [path.join(root, 'tests/e2e/aiortc_publish.py'), url, String(seconds), video, audio, ...more], options);
 }
 
 /** Publishes with our own client; `args` are those of `whipgate-publisher`. */

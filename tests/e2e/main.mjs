@@ -1,6 +1,8 @@
 // Every end-to-end test, one after the other.
 import './browser.test.mjs';
 import './clients.test.mjs';
+import './audio.test.mjs';
+import './vp8.test.mjs';
 import './lipsync.test.mjs';
 import './recording.test.mjs';
 import './access.test.mjs';

@@ -1,11 +1,11 @@
 // Wrong settings and a hostile environment: the error names the cause and the way out.
 import assert from 'node:assert/strict';
-import { mkdtemp, rm, writeFile, mkdir } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, symlink, writeFile, mkdir } from 'node:fs/promises';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
-import { binary, Gateway, Process, until } from './gateway.mjs';
+import { binary, Gateway, Process, run, until } from './gateway.mjs';
 
 async function refused(args, env = {}) {
   const process_ = new Process(binary, args, { env: { ...process.env, ...env } });
@@ -62,6 +62,33 @@ test('a missing GStreamer element is named with the package that has it', async 
     assert.equal(code, 64, output);
     assert.match(output, /rtph264depay/);
     assert.match(output, /gstreamer1\.0-plugins-good/);
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+});
+
+test('elements for transcoding are missed only where the configuration needs them', { timeout: 120_000 }, async () => {
+  const dir = await mkdtemp(path.join(tmpdir(), 'whipgate-e2e-'));
+  try {
+    const installed = (await run('pkg-config', ['--variable=pluginsdir', 'gstreamer-1.0'])).trim();
+    const plugins = path.join(dir, 'plugins');
+    await mkdir(plugins);
+    for (const name of await readdir(installed)) {
+      if (name.endsWith('.so') && !/libav|x264/.test(name)) await symlink(path.join(installed, name), path.join(plugins, name));
+    }
+    const env = { GST_PLUGIN_SYSTEM_PATH_1_0: plugins, GST_PLUGIN_PATH_1_0: plugins, GST_REGISTRY_1_0: path.join(dir, 'registry.bin') };
+    const check = (...settings) => refused(['check-config', ...settings.flatMap((setting) => ['--set', setting])], env);
+    const without = await check('webrtc.transcode_audio=pcmu,pcma');
+    assert.equal(without.code, 0, without.output);
+    for (const [setting, element] of [
+      ['webrtc.transcode_audio=g722', /avdec_g722 \(Debian package gstreamer1\.0-libav\)/],
+      ['hls.audio=opus,aac', /avenc_aac \(Debian package gstreamer1\.0-libav\)/],
+      ['webrtc.transcode_vp8=true', /x264enc \(Debian package gstreamer1\.0-plugins-ugly\)/],
+    ]) {
+      const { code, output } = await check('webrtc.transcode_audio=pcmu', setting);
+      assert.equal(code, 64, output);
+      assert.match(output, element);
+    }
   } finally {
     await rm(dir, { recursive: true, force: true });
   }

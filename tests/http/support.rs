@@ -58,6 +58,7 @@ fn status(id: &SessionId) -> Status {
         tracks: vec![Track {
             kind: MediaKind::Video,
             codec: Codec::H264,
+            transcoded_from: None,
             resolution: Some("1280x720".to_owned()),
             bits_per_second: 1,
             packets: 2,

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use gstreamer::{self as gst, glib, prelude::*, subclass::prelude::*};
 use proptest::prelude::*;
 use whipgate::{
-    media::{Codec, RtpPacket},
-    pipeline::{PipelineError, Pipelines},
+    media::{Codec, MediaKind, RtpPacket},
+    pipeline::{PipelineError, Pipelines, Text},
 };
 
 use crate::{
@@ -30,9 +30,13 @@ fn a_directory_overrides_the_texts_that_are_in_it() {
         "# mine\nrtpopusdepay ! identity silent=true ! queue name=q ! whipgatemux name=mux\n",
     )
     .unwrap();
-    let origins: Vec<_> = pipelines.origins().map(|(_, o)| o.to_owned()).collect();
-    assert_eq!(origins[0], "built-in h264.launch");
-    assert!(origins[4].ends_with("/opus.launch"), "{origins:?}");
+    let origin = |text| {
+        let found = pipelines.origins().find(|(t, _)| *t == text);
+        found.expect("every text has an origin").1.to_owned()
+    };
+    assert_eq!(origin(Text::Main(Codec::H264)), "built-in h264.launch");
+    let mine = origin(Text::Main(Codec::Opus));
+    assert!(mine.ends_with("/opus.launch"), "{mine}");
     // The queue makes it asynchronous, and still everything comes out.
     let media = media::opus(40);
     let mut running = Running::start(&pipelines, &media, &SETTINGS);
@@ -145,9 +149,9 @@ fn garbage_disturbs_nobody() {
     let pipelines = Pipelines::load(None).unwrap();
     let good = media::opus(100);
     for codec in Codec::ALL {
-        let media = match codec {
-            Codec::Opus => media::opus(100),
-            codec => Video {
+        let media = match codec.kind() {
+            MediaKind::Audio => media::tone(codec, 100),
+            MediaKind::Video => Video {
                 keyframes: 10,
                 ..Video::new(codec, 60)
             }

@@ -11,10 +11,12 @@
 )]
 
 mod boxes;
+mod coverage;
 mod faults;
 mod loss;
 mod media;
 mod streams;
+mod transcoding;
 
 use std::{
     path::Path,
@@ -77,6 +79,26 @@ impl Running {
         let sink = Arc::clone(&collected);
         let pipeline = pipelines
             .start(&media.track, settings, move |output| {
+                sink.lock().unwrap().take(output);
+            })
+            .expect("the pipeline starts");
+        Self {
+            pipeline,
+            collected,
+        }
+    }
+
+    /// The same for the AAC made of an audio track.
+    fn start_aac(
+        pipelines: &Pipelines,
+        media: &Media,
+        settings: &Settings,
+        segment_origin: Option<Duration>,
+    ) -> Self {
+        let collected = Arc::new(Mutex::new(Collected::default()));
+        let sink = Arc::clone(&collected);
+        let pipeline = pipelines
+            .start_aac(&media.track, settings, segment_origin, move |output| {
                 sink.lock().unwrap().take(output);
             })
             .expect("the pipeline starts");

@@ -12,7 +12,7 @@
 use bytes::Bytes;
 use gstreamer::{self as gst, prelude::*};
 use gstreamer_app as gst_app;
-use whipgate::media::{Codec, RtpPacket, TrackInfo};
+use whipgate::media::{Codec, MediaKind, RtpPacket, TrackInfo};
 
 /// One track as a publisher would send it: packets with the presentation times they belong to.
 #[derive(Clone, Debug)]
@@ -79,7 +79,11 @@ impl Video {
                 "vp9enc deadline=1 cpu-used=8 lag-in-frames=0 keyframe-max-dist={keyframes} \
                  target-bitrate=300000 ! rtpvp9pay mtu=1200"
             ),
-            Codec::Opus => unreachable!("not a video codec"),
+            Codec::Vp8 => format!(
+                "vp8enc deadline=1 cpu-used=8 lag-in-frames=0 keyframe-max-dist={keyframes} \
+                 target-bitrate=800000 ! rtpvp8pay mtu=1200"
+            ),
+            sound => unreachable!("{sound} is not a video codec"),
         };
         packets(
             codec,
@@ -102,6 +106,58 @@ pub(crate) fn opus(packets_wanted: usize) -> Media {
     )
 }
 
+/// A tone in packets of 20 ms.
+pub(crate) fn tone(codec: Codec, packets_wanted: usize) -> Media {
+    let rate = sampling_rate(codec);
+    sound(
+        codec,
+        &format!(
+            "audiotestsrc num-buffers={packets_wanted} samplesperbuffer={} ! audio/x-raw,rate={rate},channels=1",
+            rate / 50
+        ),
+    )
+}
+
+/// Sound of one channel at [`sampling_rate`], 16 bits a sample, in packets of 20 ms.
+pub(crate) fn samples(codec: Codec, samples: &[i16]) -> Media {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let bytes: Vec<u8> = samples.iter().flat_map(|s| s.to_le_bytes()).collect();
+    std::fs::write(file.path(), bytes).unwrap();
+    sound(
+        codec,
+        &format!(
+            "filesrc location={} ! rawaudioparse format=pcm pcm-format=s16le sample-rate={} num-channels=1",
+            file.path().display(),
+            sampling_rate(codec)
+        ),
+    )
+}
+
+/// Samples per second that an audio codec is given.
+pub(crate) fn sampling_rate(codec: Codec) -> u32 {
+    match codec {
+        Codec::Opus => 48_000,
+        Codec::G722 => 16_000,
+        _ => 8_000,
+    }
+}
+
+fn sound(codec: Codec, source: &str) -> Media {
+    let chain = match codec {
+        Codec::Opus => "opusenc frame-size=20 bitrate=128000 ! rtpopuspay",
+        Codec::G722 => "avenc_g722 ! rtpg722pay",
+        Codec::Pcmu => "mulawenc ! rtppcmupay",
+        Codec::Pcma => "alawenc ! rtppcmapay",
+        other => unreachable!("{other} is not an audio codec"),
+    };
+    let ptime = if codec == Codec::Opus {
+        ""
+    } else {
+        " min-ptime=20000000 max-ptime=20000000"
+    };
+    packets(codec, &format!("{source} ! audioconvert ! {chain}{ptime}"))
+}
+
 /// The track of that codec in a media file.
 pub(crate) fn file(codec: Codec, path: &std::path::Path) -> Media {
     let payloader = match codec {
@@ -109,7 +165,11 @@ pub(crate) fn file(codec: Codec, path: &std::path::Path) -> Media {
         Codec::H265 => "rtph265pay config-interval=-1",
         Codec::Av1 => "rtpav1pay",
         Codec::Vp9 => "rtpvp9pay",
+        Codec::Vp8 => "rtpvp8pay",
         Codec::Opus => "rtpopuspay",
+        Codec::G722 => "rtpg722pay",
+        Codec::Pcmu => "rtppcmupay",
+        Codec::Pcma => "rtppcmapay",
     };
     let path = path.display().to_string().replace('"', "\\\"");
     packets(
@@ -118,7 +178,8 @@ pub(crate) fn file(codec: Codec, path: &std::path::Path) -> Media {
     )
 }
 
-fn packets(codec: Codec, chain: &str) -> Media {
+/// What the payloader at the end of a chain of elements makes.
+pub(crate) fn packets(codec: Codec, chain: &str) -> Media {
     whipgate::pipeline::init().expect("GStreamer starts");
     let text = format!("{chain} ! appsink name=out sync=false");
     let pipeline = gst::parse::launch(&text)
@@ -155,7 +216,7 @@ fn packets(codec: Codec, chain: &str) -> Media {
     pipeline.set_state(gst::State::Null).unwrap();
     assert!(error.is_none(), "{text}: {error:?}");
     assert!(!packets.is_empty(), "{text}: no packets");
-    if codec == Codec::Opus {
+    if codec.kind() == MediaKind::Audio {
         // The encoder's own times begin before its first sample, which shortens the first packet.
         for (index, (_, pts)) in packets.iter_mut().enumerate() {
             *pts = index as i64 * 20_000_000;
@@ -166,7 +227,11 @@ fn packets(codec: Codec, chain: &str) -> Media {
             codec,
             payload_type: packets[0].0.payload_type,
             clock_rate: codec.clock_rate(),
-            channels: if codec == Codec::Opus { 2 } else { 0 },
+            channels: match codec.kind() {
+                MediaKind::Video => 0,
+                MediaKind::Audio if codec == Codec::Opus => 2,
+                MediaKind::Audio => 1,
+            },
             fmtp: String::new(),
             mid: "0".to_owned(),
         },

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use whipgate::{
-    media::{Codec, InitSegment, Part},
+    media::{Codec, InitSegment, MediaKind, Part},
     pipeline::{Pipelines, START_OFFSET, Settings},
 };
 
@@ -338,9 +338,9 @@ fn a_discontinuity_waits_for_a_keyframe() {
 #[test]
 fn a_discontinuity_before_anything_else_is_no_failure() {
     for codec in Codec::ALL {
-        let media = match codec {
-            Codec::Opus => media::opus(10),
-            codec => Video::new(codec, 10).make(),
+        let media = match codec.kind() {
+            MediaKind::Audio => media::tone(codec, 10),
+            MediaKind::Video => Video::new(codec, 10).make(),
         };
         let pipelines = Pipelines::load(None).unwrap();
         let mut running = Running::start(&pipelines, &media, &SETTINGS);

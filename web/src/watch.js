@@ -4,6 +4,8 @@ import { authorization, problemText, query, sessionFromPath } from '/assets/comm
 const session = sessionFromPath();
 const token = query.get('token');
 const lowLatency = query.get('ll') !== '0';
+/** The form of the sound that the viewer chose, by its name in the playlist; null for the player's choice. */
+let audio = query.get('audio');
 const $ = (id) => document.getElementById(id);
 const video = $('video');
 const playlist = `/hls/${encodeURIComponent(session)}/index.m3u8`;
@@ -71,6 +73,7 @@ function play() {
   hls.on(Events.BUFFER_APPENDED, () => skipToLive(hls));
   hls.on(Events.MANIFEST_PARSED, (_, data) => {
     state.levels = data.levels.length;
+    offerAudio(hls);
     video.play().catch(() => {});
   });
   hls.on(Events.LEVEL_UPDATED, (_, { details }) => {
@@ -103,6 +106,29 @@ function play() {
   hls.loadSource(playlist);
   hls.attachMedia(video);
 }
+
+/** Lets the viewer choose if the sound comes in more than one form, and leaves the chosen one to the player. */
+function offerAudio(hls) {
+  const labels = { audio: 'Opus', aac: 'AAC' };
+  const tracks = hls.allAudioTracks;
+  const names = [...new Set(tracks.map(({ name }) => name))];
+  $('audio').replaceChildren(...names.map((name) => new Option(labels[name] ?? name, name)));
+  $('audio-label').hidden = names.length < 2;
+  const groups = tracks.filter(({ name }) => name === audio).map(({ groupId }) => groupId);
+  if (groups.length === 0) return;
+  // Each form is a group with variants of its own.
+  for (let i = hls.levels.length - 1; i >= 0; i -= 1) {
+    if (!hls.levels[i].audioGroups?.some((group) => groups.includes(group))) hls.removeLevel(i);
+  }
+}
+
+$('audio').onchange = () => {
+  audio = $('audio').value;
+  // Another codec means another buffer of the browser: beginning anew is what works in all of them.
+  state.hls?.destroy();
+  phase('buffering');
+  play();
+};
 
 /**
  * A loader that tells hls.js by EXT-X-START where decoding can start, in playlists where not every segment starts with a
@@ -202,6 +228,8 @@ function meters() {
   const hls = state.hls;
   const latency = hls && Number.isFinite(hls.latency) && hls.latency > 0 ? hls.latency : null;
   state.latency = latency;
+  state.audio = hls?.audioTracks?.[hls.audioTrack]?.name;
+  if (state.audio && document.activeElement !== $('audio')) $('audio').value = state.audio;
   $('latency').textContent = latency === null ? '–' : `${latency.toFixed(2)} s`;
   $('resolution').textContent = video.videoWidth ? `${video.videoWidth}×${video.videoHeight}` : '–';
   const ahead = video.buffered.length ? video.buffered.end(video.buffered.length - 1) - video.currentTime : 0;

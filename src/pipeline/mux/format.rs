@@ -6,7 +6,10 @@
 use gstreamer as gst;
 use mp4_atom::{Atom, Avc1, Avcc, Colr, Hvc1, Hvcc, Pasp, Visual};
 
-use super::{av1, h26x, opus, vp9};
+use super::{
+    aac::{self, Aac},
+    av1, h26x, opus, vp9,
+};
 
 /// A sample entry and what playlists say about it. Two are equal when no new initialization segment is needed.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +45,8 @@ pub(crate) enum FormatError {
     Field { caps: String, field: &'static str },
     #[error("codec_data of the caps: {0}")]
     CodecData(#[from] mp4_atom::Error),
+    #[error("codec_data of the caps {0} is no AudioSpecificConfig that the mux can take")]
+    AudioSpecificConfig(String),
 }
 
 /// What the mux takes.
@@ -61,6 +66,10 @@ pub(super) fn accepted() -> gst::Caps {
             .build(),
         gst::Structure::new_empty("video/x-vp9"),
         gst::Structure::new_empty("audio/x-opus"),
+        gst::Structure::builder("audio/mpeg")
+            .field("mpegversion", 4)
+            .field("stream-format", "raw")
+            .build(),
     ]
     .into_iter()
     .collect()
@@ -80,6 +89,7 @@ pub(crate) enum Input {
     Av1,
     Vp9,
     Opus,
+    Aac(Aac),
 }
 
 impl Input {
@@ -92,12 +102,15 @@ impl Input {
             "video/x-av1" => Ok(Self::Av1),
             "video/x-vp9" => Ok(Self::Vp9),
             "audio/x-opus" => Ok(Self::Opus),
+            "audio/mpeg" => aac::read(&codec_data(caps, structure)?)
+                .map(Self::Aac)
+                .ok_or_else(|| FormatError::AudioSpecificConfig(caps.to_string())),
             _ => Err(unknown()),
         }
     }
 
     pub(crate) fn is_video(&self) -> bool {
-        !matches!(self, Self::Opus)
+        !matches!(self, Self::Opus | Self::Aac(_))
     }
 
     /// Whether the access unit can be decoded without any before it. H.264 and H.265 are looked into: parsers also call
@@ -108,7 +121,7 @@ impl Input {
             Self::H265 { length_size, .. } => h26x::has_irap(unit, *length_size),
             Self::Av1 => !delta && av1::format(unit).is_some(),
             Self::Vp9 => vp9::is_keyframe(unit),
-            Self::Opus => true,
+            Self::Opus | Self::Aac(_) => true,
         }
     }
 
@@ -119,6 +132,7 @@ impl Input {
             Self::Av1 => av1::format(unit),
             Self::Vp9 => vp9::format(unit),
             Self::Opus => Some(opus::format()),
+            Self::Aac(aac) => Some(aac.format.clone()),
         }
     }
 
@@ -127,6 +141,10 @@ impl Input {
         match self {
             Self::Opus => opus::packet_duration(unit)
                 .map(|d| d * u64::from(timescale) / u64::from(opus::CLOCK_RATE)),
+            // Where a frame is no whole number of ticks, durations follow the times.
+            Self::Aac(aac) if timescale.is_multiple_of(aac.rate) => {
+                Some(u64::from(aac.frame) * u64::from(timescale / aac.rate))
+            }
             _ => None,
         }
     }

@@ -68,12 +68,22 @@ pub(crate) enum Taken {
     No,
 }
 
+/// From where the multiples are counted at which segments of sound start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// So many ticks after a timeline's first access unit.
+    AfterStart(u64),
+    /// This decode time, in ticks.
+    At(u64),
+}
+
 /// Cuts one track into fragments.
 #[derive(Debug)]
 pub(crate) struct Fragmenter<P> {
     limits: Limits,
     rule: Rule,
     timescale: u32,
+    origin: Origin,
     state: State<P>,
     /// Nothing goes out before the next access unit that can be decoded by itself.
     waiting: bool,
@@ -118,9 +128,15 @@ impl<P> Fragmenter<P> {
             limits,
             rule,
             timescale,
+            origin: Origin::AfterStart(0),
             state: State::New,
             waiting: true,
         }
+    }
+
+    /// The same, with segments of sound that start elsewhere than at multiples from the first access unit on.
+    pub(crate) fn with_origin(self, origin: Origin) -> Self {
+        Self { origin, ..self }
     }
 
     /// Takes the next access unit in decode order; closed fragments are appended to `out`.
@@ -165,8 +181,9 @@ impl<P> Fragmenter<P> {
         let sync = unit.sync;
         let start = u64::try_from(time).unwrap_or(0);
         let last = self.pending(unit, start);
+        let origin = self.origin_of(start);
         self.state = State::Open(Open {
-            cutter: Cutter::start(self.limits, self.rule, start),
+            cutter: Cutter::start(self.limits, self.rule, start).counting_from(origin),
             decode_time: start,
             samples: Vec::new(),
             last,
@@ -230,6 +247,7 @@ impl<P> Fragmenter<P> {
         let time = u64::try_from(time)
             .unwrap_or(0)
             .max(open.last.decode_time + 1);
+        self.unclip_start(&mut open, time);
         let decision = open.cutter.next(time, unit.sync);
         if decision.before_last.is_some() && open.samples.is_empty() {
             // The last one is already the first of its part.
@@ -262,6 +280,34 @@ impl<P> Fragmenter<P> {
             open.discontinuity = false;
         }
         open
+    }
+
+    /// What an Opus encoder puts before the sound it is given (pre-skip) is in its first packet, whose time is
+    /// nevertheless that of the sound. It shows when the second one starts before the first can be over: then the first
+    /// has begun earlier. Segments are counted from the sound on all the same.
+    fn unclip_start(&self, open: &mut Open<P>, second: u64) {
+        let first = open.last.decode_time;
+        let is_first = open.discontinuity && open.samples.is_empty() && open.decode_time == first;
+        let Some(start) = open
+            .last
+            .nominal
+            .filter(|&nominal| is_first && second < first + nominal)
+            .and_then(|nominal| second.checked_sub(nominal))
+        else {
+            return;
+        };
+        open.decode_time = start;
+        open.last.decode_time = start;
+        open.cutter =
+            Cutter::start(self.limits, self.rule, start).counting_from(self.origin_of(first));
+    }
+
+    /// From where segments of sound are counted in a timeline that starts here.
+    fn origin_of(&self, start: u64) -> u64 {
+        match self.origin {
+            Origin::AfterStart(ticks) => start + ticks,
+            Origin::At(ticks) => ticks,
+        }
     }
 
     /// Ends the fragment with a last sample that nothing follows. Returns where it ends.

@@ -1,9 +1,6 @@
 //! The element: pads, properties, events. Decides nothing about media itself.
 
-use std::{
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use gst::{glib, prelude::*, subclass::prelude::*};
 use gstreamer as gst;
@@ -13,11 +10,8 @@ use super::{
     format::{self, Input, TrackFormat},
     fragment::{AccessUnit, Fragment, Fragmenter, Taken, ticks},
     output,
+    settings::Settings,
     silence::Silence,
-};
-use crate::pipeline::{
-    START_OFFSET,
-    cut::{Limits, Rule},
 };
 
 /// While no keyframe comes, one is asked for this often (of media time).
@@ -30,27 +24,6 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
         Some("whipgate CMAF mux"),
     )
 });
-
-#[derive(Debug)]
-struct Settings {
-    part_duration: u64,
-    segment_duration: u64,
-    start_offset: u64,
-    timescale: u32,
-    track_id: u32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            part_duration: 200_000_000,
-            segment_duration: 2_000_000_000,
-            start_offset: nanoseconds(START_OFFSET),
-            timescale: 0,
-            track_id: 1,
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 struct State {
@@ -88,6 +61,10 @@ pub(crate) struct Mux {
         default = 2_000_000_000, nick = "Segment duration", blurb = "Wanted length of a segment, in nanoseconds")]
     #[property(name = "start-offset", get, set, type = u64, member = start_offset,
         nick = "Start offset", blurb = "Added to every running time, so that decode times before the first presentation time are not negative, in nanoseconds")]
+    #[property(name = "encoder-delay", get, set, type = u64, member = encoder_delay,
+        nick = "Encoder delay", blurb = "How much the encoder in front puts before the sound it is given (priming); taken off every running time, in nanoseconds")]
+    #[property(name = "segment-origin", get, set, type = u64, member = segment_origin, default = u64::MAX,
+        nick = "Segment origin", blurb = "Where a segment of sound starts; the others start multiples of segment-duration before and after, in nanoseconds with the offset (18446744073709551615 = at the first sound)")]
     #[property(name = "timescale", get, set, type = u32, member = timescale,
         nick = "Timescale", blurb = "Ticks per second of the track (0 = 90000 for video, 48000 for audio)")]
     #[property(name = "track-id", get, set, type = u32, member = track_id, minimum = 1, default = 1,
@@ -329,7 +306,7 @@ impl Mux {
         segment: &gst::FormattedSegment<gst::ClockTime>,
         buffer: &gst::BufferRef,
     ) -> Option<(i64, i64)> {
-        let offset = i64::try_from(self.settings().start_offset).ok()?;
+        let offset = self.settings().offset()?;
         let running = |time: Option<gst::ClockTime>| {
             let ns = match segment.to_running_time_full(time?)? {
                 gst::Signed::Positive(time) => i64::try_from(time.nseconds()).ok()?,
@@ -343,25 +320,10 @@ impl Mux {
     }
 
     fn new_track(&self, format: TrackFormat, video: bool) -> Track {
-        let settings = self.settings();
-        let (rule, usual) = if video {
-            (Rule::Keyframes, 90_000)
-        } else {
-            (Rule::Multiples, 48_000)
-        };
-        let timescale = match settings.timescale {
-            0 => usual,
-            timescale => timescale,
-        };
-        let limits = Limits::new(
-            Duration::from_nanos(settings.part_duration),
-            Duration::from_nanos(settings.segment_duration),
-            timescale,
-            rule,
-        );
+        let (fragmenter, timescale) = self.settings().fragmenter(video);
         Track {
             format,
-            fragmenter: Fragmenter::new(limits, rule, timescale),
+            fragmenter,
             timescale,
         }
     }
@@ -517,9 +479,4 @@ impl Mux {
         drop(state);
         self.send(outgoing)
     }
-}
-
-/// `d` in nanoseconds; 584 years at most.
-fn nanoseconds(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -4,6 +4,7 @@
 //! input only. The element itself (`imp`) is glue; the cut rules, the timeline, the boxes and the codecs are separate
 //! modules without GStreamer in them. What operators may rely on is written in `pipelines/README.md`.
 
+mod aac;
 mod av1;
 mod bits;
 mod boxes;
@@ -15,6 +16,7 @@ mod h26x;
 mod imp;
 mod opus;
 mod output;
+mod settings;
 mod silence;
 mod vp9;
 

@@ -16,7 +16,7 @@ const TRANSPORT_CC: &str =
 pub(super) fn track(
     sdp: &SessionDescription,
     line: &MediaDescription,
-    video_codecs: &[Codec],
+    codecs: &[Codec],
 ) -> Result<OfferedTrack, PublishError> {
     let kind = if line.media_name.media == "video" {
         MediaKind::Video
@@ -55,7 +55,7 @@ pub(super) fn track(
         return Err(invalid(format!("the {kind} line has no a=mid")));
     }
     let formats = formats(line);
-    let chosen = choose(kind, &formats, video_codecs)?;
+    let chosen = choose(kind, &formats, codecs)?;
     Ok(OfferedTrack {
         info: TrackInfo {
             codec: chosen.codec,
@@ -115,7 +115,17 @@ impl Format {
     }
 }
 
-/// The payload types of a media line in the publisher's order; those without `a=rtpmap` are left out.
+/// The `a=rtpmap` that a payload type has by RFC 3551 section 6 when the offer leaves it out.
+fn static_rtpmap(payload_type: &str) -> Option<&'static str> {
+    match payload_type {
+        "0" => Some("PCMU/8000"),
+        "8" => Some("PCMA/8000"),
+        "9" => Some("G722/8000"),
+        _ => None,
+    }
+}
+
+/// The payload types of a media line in the publisher's order; those without a known `a=rtpmap` are left out.
 fn formats(line: &MediaDescription) -> Vec<Format> {
     let attribute = |key: &'static str, payload_type: &str| {
         values(&line.attributes, key).find_map(|value| {
@@ -127,7 +137,8 @@ fn formats(line: &MediaDescription) -> Vec<Format> {
         .formats
         .iter()
         .filter_map(|number| {
-            let rtpmap = attribute("rtpmap", number)?;
+            let rtpmap =
+                attribute("rtpmap", number).or_else(|| static_rtpmap(number).map(str::to_owned))?;
             let mut parts = rtpmap.split('/');
             Some(Format {
                 payload_type: number.parse().ok().filter(|number| *number < 128)?,
@@ -152,18 +163,18 @@ struct Chosen<'a> {
 fn choose<'a>(
     kind: MediaKind,
     formats: &'a [Format],
-    video_codecs: &[Codec],
+    codecs: &[Codec],
 ) -> Result<Chosen<'a>, PublishError> {
-    let wanted = match kind {
-        MediaKind::Video => video_codecs,
-        MediaKind::Audio => &[Codec::Opus],
-    };
-    for codec in wanted.iter().copied().filter(|codec| codec.kind() == kind) {
+    let opus = (kind == MediaKind::Audio).then_some(Codec::Opus);
+    let further = codecs.iter().copied().filter(|codec| codec.kind() == kind);
+    let wanted: Vec<_> = opus.into_iter().chain(further).collect();
+    for codec in wanted.iter().copied() {
         let best = formats
             .iter()
             .filter(|format| {
                 format.name.eq_ignore_ascii_case(codec.encoding_name())
                     && format.clock_rate == codec.clock_rate()
+                    && (kind == MediaKind::Video || codec == Codec::Opus || format.channels == 1)
             })
             // `min_by_key` keeps the first of equals, so the publisher's order decides among the rest.
             .min_by_key(|format| u8::from(!preferred(codec, format)));
@@ -182,8 +193,33 @@ fn choose<'a>(
     } else if offered.is_empty() {
         format!("the {kind} line names no codec; {accepted} can be received")
     } else {
-        format!("the {kind} line offers {offered}; {accepted} can be received")
+        format!(
+            "the {kind} line offers {offered}; {accepted} can be received{}",
+            way_out(formats)
+        )
     }))
+}
+
+/// The setting that would take what is offered, for an error text.
+fn way_out(formats: &[Format]) -> String {
+    let offered = Codec::ALL
+        .into_iter()
+        .filter(|codec| codec.transcoded_to().is_some())
+        .find(|codec| {
+            formats
+                .iter()
+                .any(|format| format.name.eq_ignore_ascii_case(codec.encoding_name()))
+        });
+    match offered {
+        Some(Codec::Vp8) => {
+            " (the gateway can transcode VP8 to H264: webrtc.transcode_vp8 = true)".to_owned()
+        }
+        Some(codec) => format!(
+            " (the gateway can transcode {} to opus: add {codec} to webrtc.transcode_audio)",
+            codec.encoding_name()
+        ),
+        None => String::new(),
+    }
 }
 
 /// Variants of a codec that are taken first where several are offered: H.264 in packetization mode 1 (mode 0 cannot
@@ -193,7 +229,7 @@ fn preferred(codec: Codec, format: &Format) -> bool {
         Codec::H264 => format.parameter("packetization-mode") == Some("1"),
         Codec::Vp9 => format.parameter("profile-id").unwrap_or("0") == "0",
         Codec::Av1 => format.parameter("profile").unwrap_or("0") == "0",
-        Codec::H265 | Codec::Opus => true,
+        Codec::H265 | Codec::Vp8 | Codec::Opus | Codec::G722 | Codec::Pcmu | Codec::Pcma => true,
     }
 }
 

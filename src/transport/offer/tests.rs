@@ -319,3 +319,79 @@ proptest::proptest! {
         let _any = parse(std::str::from_utf8(&bytes).unwrap());
     }
 }
+
+/// What is taken by transcoding, behind what is passed through.
+const WITH_TRANSCODED: [Codec; 8] = [
+    Codec::H264,
+    Codec::H265,
+    Codec::Av1,
+    Codec::Vp9,
+    Codec::Vp8,
+    Codec::G722,
+    Codec::Pcmu,
+    Codec::Pcma,
+];
+
+#[test]
+fn vp8_is_taken_only_when_nothing_else_is_offered() {
+    let codec = |text: &str| {
+        let offer = Offer::parse(text, &WITH_TRANSCODED).unwrap();
+        (offer.tracks[1].info.codec, offer.tracks[1].feedback.pli)
+    };
+    assert_eq!(codec(CHROMIUM), (Codec::H264, true));
+    assert_eq!(codec(FIREFOX).0, Codec::Vp9);
+    let alone = changed(OBS, "H264/90000", "VP8/90000");
+    assert_eq!(codec(&alone), (Codec::Vp8, true));
+    unsupported(&alone, "webrtc.transcode_vp8 = true");
+}
+
+#[test]
+fn opus_comes_before_what_has_to_be_transcoded() {
+    let audio = |text: &str| {
+        let offer = Offer::parse(text, &WITH_TRANSCODED).unwrap();
+        let info = offer.tracks[0].info.clone();
+        (
+            info.codec,
+            info.payload_type,
+            info.clock_rate,
+            info.channels,
+        )
+    };
+    assert_eq!(audio(CHROMIUM), (Codec::Opus, 111, 48_000, 2));
+    // Firefox without Opus: G.722 is wideband, so it comes first, with its clock rate of 8000.
+    let without_opus = changed(FIREFOX, "opus/48000/2", "nonsense/48000/2");
+    assert_eq!(audio(&without_opus), (Codec::G722, 9, 8_000, 1));
+    let pcmu = changed(&without_opus, "G722/8000/1", "nonsense/8000");
+    assert_eq!(audio(&pcmu), (Codec::Pcmu, 0, 8_000, 1));
+    unsupported(&pcmu, "add pcmu to webrtc.transcode_audio");
+    // Two channels of G.711 are registered, but no depayloader takes them.
+    let stereo = changed(OBS, "opus/48000/2", "PCMU/8000/2");
+    assert!(Offer::parse(&stereo, &WITH_TRANSCODED).is_err());
+}
+
+#[test]
+fn static_payload_types_need_no_rtpmap() {
+    for (number, codec) in [(0, Codec::Pcmu), (8, Codec::Pcma), (9, Codec::G722)] {
+        let text: String = FIREFOX
+            .lines()
+            .filter(|line| {
+                let numbers = ["109", "9", "0", "8", "101"];
+                !numbers.iter().any(|n| {
+                    line.starts_with(&format!("a=rtpmap:{n} "))
+                        || line.starts_with(&format!("a=fmtp:{n} "))
+                })
+            })
+            .map(|line| {
+                if line.starts_with("m=audio ") {
+                    format!("m=audio 9 UDP/TLS/RTP/SAVPF {number}\r\n")
+                } else {
+                    format!("{line}\r\n")
+                }
+            })
+            .collect();
+        let offer = Offer::parse(&text, &WITH_TRANSCODED).unwrap();
+        let info = &offer.tracks[0].info;
+        assert_eq!((info.codec, info.payload_type), (codec, number));
+        assert_eq!(info.clock_rate, 8_000);
+    }
+}

@@ -51,6 +51,8 @@ fn rtpmap(track: &OfferedTrack) -> String {
     let name = info.codec.encoding_name();
     match info.codec.kind() {
         MediaKind::Video => format!("{name}/{}", info.clock_rate),
+        // One channel goes without saying (RFC 8866 section 6.6).
+        MediaKind::Audio if info.channels <= 1 => format!("{name}/{}", info.clock_rate),
         MediaKind::Audio => format!("{name}/{}/{}", info.clock_rate, info.channels),
     }
 }

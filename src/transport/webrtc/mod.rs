@@ -65,6 +65,9 @@ pub struct WebRtcConfig {
     pub public_addresses: Vec<PublicAddress>,
     /// Video codecs to take, the preferred one first. Opus is always taken.
     pub video_codecs: Vec<Codec>,
+    /// Codecs to take from publishers that offer none of the others, because their media is transcoded; the preferred
+    /// one first.
+    pub transcoded_codecs: Vec<Codec>,
     /// A peer from which nothing genuine came for this time (media, reports, connectivity checks) has ended.
     pub silence_limit: Duration,
 }
@@ -77,6 +80,7 @@ impl Default for WebRtcConfig {
             listen_tcp: None,
             public_addresses: Vec::new(),
             video_codecs: vec![Codec::H264, Codec::H265, Codec::Av1, Codec::Vp9],
+            transcoded_codecs: Vec::new(),
             silence_limit: Duration::from_secs(30),
         }
     }
@@ -246,7 +250,14 @@ impl WebRtc {
         let Some(shared) = lock(&self.shared).clone() else {
             return Err(shutting_down());
         };
-        let offer = Offer::parse(offer, &self.config.video_codecs)?;
+        let codecs: Vec<_> = self
+            .config
+            .video_codecs
+            .iter()
+            .chain(&self.config.transcoded_codecs)
+            .copied()
+            .collect();
+        let offer = Offer::parse(offer, &codecs)?;
         let ice = IceCredentials {
             ufrag: format!("{:016x}", rand::random::<u64>()),
             pwd: format!("{:032x}", rand::random::<u128>()),

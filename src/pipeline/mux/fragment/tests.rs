@@ -206,3 +206,29 @@ fn times_round_to_the_nearest_tick() {
     assert_eq!(ticks(5_555, 90_000), 0);
     assert_eq!(ticks(-33_333_333, 90_000), -3000);
 }
+
+#[test]
+fn an_encoder_that_clips_its_first_packet_began_earlier() {
+    let (mut track, mut out) = (sound(), Vec::new());
+    // 312 samples of pre-skip, as libopus has at 48 kHz.
+    track.push(packet(1_000 * MS), &mut out);
+    for index in 1..300 {
+        track.push(packet(1_000 * MS + index * 20 * MS - 6_500_000), &mut out);
+    }
+    assert_eq!(out[0].decode_time, 48_000 - 312);
+    assert!(
+        out.iter()
+            .flat_map(|f| &f.samples)
+            .all(|s| s.duration == 960)
+    );
+    let starts: Vec<_> = out
+        .iter()
+        .filter(|f| f.starts_segment)
+        .map(|f| f.decode_time)
+        .collect();
+    assert_eq!(
+        starts,
+        [48_000 - 312, 144_000 - 312, 240_000 - 312],
+        "segments are counted from the sound on, to the nearest packet"
+    );
+}
