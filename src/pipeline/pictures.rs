@@ -35,6 +35,8 @@ pub(super) struct Pictures {
     fragment: Option<u8>,
     /// Nothing is let through before the next whole keyframe.
     wants_keyframe: bool,
+    /// Something has been let through.
+    begun: bool,
     /// Pictures are missing before those that come out next.
     after_gap: bool,
     /// The next packet is known to be the first of its picture, if none is lost before it.
@@ -54,6 +56,7 @@ impl Pictures {
             whole: false,
             fragment: None,
             wants_keyframe: true,
+            begun: false,
             after_gap: false,
             between: false,
             timestamp: None,
@@ -124,7 +127,8 @@ impl Pictures {
                 return;
             }
             self.wants_keyframe = false;
-            self.after_gap = true;
+            // Before the first one nothing is missing.
+            self.after_gap = std::mem::replace(&mut self.begun, true);
         }
         let ready = match &mut self.order {
             Some(order) => order.push(packets),

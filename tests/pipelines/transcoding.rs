@@ -194,18 +194,7 @@ fn aac_follows_times_that_jitter_drift_and_miss_packets() {
     assert!(samples.iter().all(|s| s.duration == 1024));
     assert_eq!(parts.iter().filter(|p| p.discontinuity).count(), 1);
     let aac = Heard::of(init, parts);
-    assert_together("AAC before the loss", &aac, &opus, &[20_000, 70_000]);
-    // FFmpeg plays the Opus without its gap of 60 ms.
-    let after_the_gap = Heard {
-        start: opus.start + 2_880,
-        ..opus
-    };
-    assert_together(
-        "AAC after the loss",
-        &aac,
-        &after_the_gap,
-        &[110_000, 140_000],
-    );
+    assert_together("AAC", &aac, &opus, &[20_000, 70_000, 110_000, 140_000]);
     let end = media.packets.last().unwrap().1;
     let last = parts.last().unwrap();
     let ends = (last.decode_time + last.duration) as i64 * 1_000_000 / 48 - 1_000_000_000;
