@@ -287,6 +287,7 @@ impl Publication {
                 None => wanted,
                 Some(repair) => {
                     if let Some(pipeline) = track.pipeline.as_mut().filter(|_| wanted) {
+                        tracing::debug!(track = index, "asking the encoder for a keyframe");
                         pipeline.force_keyframe();
                     }
                     repair.poll(monotonic)

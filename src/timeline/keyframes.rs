@@ -10,7 +10,7 @@
 //! * some time after the first keyframe of a stream, so that its first segment can end early ([`Settings::second`]);
 //! * when the segment in hand nears its end: a request takes a while, which is learned from the answered ones.
 //!
-//! A publisher that sends keyframes by itself often enough is left alone. Whether it does shows in keyframes that
+//! A publisher that sends keyframes by itself often enough is left alone, for as long as it does. Whether it does shows in keyframes that
 //! nobody asked for, and in a spacing that stays the same though the requests in it were shifted on purpose. One that
 //! ignores requests is asked only rarely.
 
@@ -176,6 +176,17 @@ impl KeyframeDemand {
     pub fn picture(&mut self, now: Monotonic, pts: i64) {
         self.first_picture.get_or_insert(now);
         self.newest = self.newest.max(pts);
+        let overdue = self
+            .own_spacing
+            .zip(self.last_keyframe)
+            .is_some_and(|(spacing, last)| {
+                self.newest - last > spacing + self.tolerance() + REPORTED_WITHIN
+            });
+        if overdue {
+            // What looked like its own rhythm was none, or is over.
+            self.own_spacing = None;
+            self.spacings = [None; 3];
+        }
     }
 
     /// A keyframe with this presentation time in ns was seen; it may be reported later than pictures after it.
@@ -186,6 +197,10 @@ impl KeyframeDemand {
         let answer = self
             .outstanding
             .and_then(|request| request.answered_after(pts));
+        if self.last_keyframe.is_none() && answer.is_none() {
+            // It was on its way when it was asked for, so nothing can be learned from what follows.
+            self.outstanding = None;
+        }
         if let Some(last) = self.last_keyframe {
             self.second.take_if(|second| pts - last >= *second / 2);
             self.spacings.rotate_right(1);

@@ -120,6 +120,36 @@ fn a_keyframe_that_comes_with_the_first_packets_is_not_asked_for() {
 }
 
 #[test]
+fn the_answer_to_a_request_that_was_not_needed_is_not_learned_from() {
+    // The first keyframe is reported late, after it was asked for, and another one comes by itself somewhat later.
+    let mut demand = KeyframeDemand::new(Settings::default());
+    let mut requests = Vec::new();
+    let mut keyframes = vec![(30, 0), (40, 33 * PICTURE)];
+    for n in 0..600 {
+        let pts = n * PICTURE;
+        demand.picture(at(pts), pts);
+        for (_, keyframe) in keyframes.extract_if(.., |(due, _)| *due <= n) {
+            demand.keyframe(keyframe);
+            demand.segment(keyframe);
+        }
+        if demand.poll(at(pts)) {
+            requests.push(pts);
+            if requests.len() > 1 {
+                keyframes.push((n + 9, pts + 2 * PICTURE));
+            }
+        }
+    }
+    let spacings = spacings(&requests);
+    assert!(
+        spacings
+            .iter()
+            .skip(1)
+            .all(|spacing| *spacing > SECOND * 3 / 2),
+        "{spacings:?}"
+    );
+}
+
+#[test]
 fn the_second_keyframe_is_asked_for_early_and_once() {
     let settings = Settings {
         second: Some(Duration::from_millis(500)),
@@ -151,6 +181,34 @@ fn the_second_keyframe_is_asked_for_early_and_once() {
     };
     let outcome = run_with(settings, &obs, 2, &[]);
     assert!(outcome.requests.len() <= 2, "{:?}", outcome.requests);
+}
+
+#[test]
+fn a_publisher_that_stops_sending_keyframes_by_itself_is_asked_again() {
+    let mut demand = KeyframeDemand::new(Settings::default());
+    let own = [0, 31, 62].map(|n| n * PICTURE);
+    let mut requests = Vec::new();
+    let mut segment = 0;
+    for n in 0..300 {
+        let pts = n * PICTURE;
+        demand.picture(at(pts), pts);
+        if own.contains(&(pts - 7 * PICTURE)) {
+            demand.keyframe(pts - 7 * PICTURE);
+        }
+        // Segments end without a keyframe, so none ever gets old enough for a request that waits for an own keyframe.
+        if pts - segment > SECOND * 12 / 5 {
+            segment = pts;
+            demand.segment(segment);
+        }
+        if demand.poll(at(pts)) {
+            requests.push(pts);
+        }
+    }
+    assert!(
+        requests.iter().any(|request| *request < 9 * SECOND / 2),
+        "{requests:?}"
+    );
+    assert!(requests.len() >= 3, "{requests:?}");
 }
 
 #[test]
