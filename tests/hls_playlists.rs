@@ -22,10 +22,10 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use whipgate::{
     hls::{
-        BlockingReload, Chunk, Document, HlsError, PartKey, Resource, Settings, State, Stream,
-        StreamKey,
+        BlockingReload, Chunk, Document, HlsError, PartKey, RenditionId, Resource, Settings, State,
+        Stream, StreamKey,
     },
-    media::{FileRange, InitSegment, MediaKind, Part},
+    media::{AudioFormat, FileRange, InitSegment, MediaKind, Part},
 };
 
 const VIDEO: MediaKind = MediaKind::Video;
@@ -511,6 +511,52 @@ fn attributes(text: &str) -> BTreeMap<String, String> {
 }
 
 // ---- the window and what is listed
+
+#[test]
+fn aac_that_joins_in_the_first_seconds_has_the_numbers_of_the_opus() {
+    // Opus is published up to where AAC begins: in the first segment, at the end of the second, and later.
+    for (opus_parts, msn) in [(2, 1), (3, 1), (10, 2), (11, 2), (20, 3)] {
+        let settings = Settings {
+            first_segment: Duration::from_millis(400),
+            audio: vec![AudioFormat::Opus, AudioFormat::Aac],
+            ..Settings::default()
+        };
+        let stream = stream(settings);
+        let mut opus = Track::new(&stream, AUDIO);
+        let opus_part = |opus: &mut Track, index: u64| {
+            let starts = index % 10 == 0;
+            opus.push(200, |part| part.starts_segment = starts).unwrap();
+        };
+        stream.expect(&[AUDIO]);
+        (0..opus_parts).for_each(|index| opus_part(&mut opus, index));
+        let begins = opus.clock;
+        let init = InitSegment {
+            bytes: Bytes::from_static(b"aac"),
+            codecs: "mp4a.40.2".to_owned(),
+            timescale: 48_000,
+            resolution: None,
+            channels: 2,
+        };
+        stream.push_init(RenditionId::Aac, init);
+        for index in 0..25 {
+            let part = Part {
+                bytes: Bytes::from_static(b"part"),
+                decode_time: index * 9_600,
+                presentation_time: index * 9_600,
+                duration: 9_600,
+                samples: 10,
+                independent: true,
+                starts_segment: index == 0 || (opus_parts + index) % 10 == 0,
+                discontinuity: false,
+            };
+            let at = begins + Duration::from_millis(200 * index);
+            stream.push_part(RenditionId::Aac, part, at).unwrap();
+            opus_part(&mut opus, opus_parts + index);
+        }
+        let first = playlist(&stream, "aac").media_sequence();
+        assert_eq!(first, msn, "after {opus_parts} parts of Opus");
+    }
+}
 
 #[test]
 fn the_first_segment_ends_early_where_a_keyframe_allows_it() {
