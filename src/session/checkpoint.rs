@@ -420,7 +420,7 @@ mod tests {
         flush(&log);
         let good = fs::read_to_string(folder.path().join("studio.json")).unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
-        write("torn.json", &good.replace("studio", "torn")[..40]);
+        write("torn.json", good.replace("studio", "torn").split_at(40).0);
         write("empty.json", "");
         write("other.json", &good);
         write(
