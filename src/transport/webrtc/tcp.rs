@@ -141,7 +141,7 @@ async fn read_frames(
             }) => {
                 if let Some((holder, request)) =
                     routes.authenticate(to, from, transaction, datagram)
-                    && std::ptr::eq(&*holder, link)
+                    && std::ptr::eq(Arc::as_ptr(&holder), link)
                 {
                     link.deliver_request(from, &request, nominates);
                 }
