@@ -524,7 +524,7 @@ fn aac_that_joins_in_the_first_seconds_has_the_numbers_of_the_opus() {
         let stream = stream(settings);
         let mut opus = Track::new(&stream, AUDIO);
         let opus_part = |opus: &mut Track, index: u64| {
-            let starts = index % 10 == 0;
+            let starts = index.is_multiple_of(10);
             opus.push(200, |part| part.starts_segment = starts).unwrap();
         };
         stream.expect(&[AUDIO]);
@@ -546,7 +546,7 @@ fn aac_that_joins_in_the_first_seconds_has_the_numbers_of_the_opus() {
                 duration: 9_600,
                 samples: 10,
                 independent: true,
-                starts_segment: index == 0 || (opus_parts + index) % 10 == 0,
+                starts_segment: index == 0 || (opus_parts + index).is_multiple_of(10),
                 discontinuity: false,
             };
             let at = begins + Duration::from_millis(200 * index);

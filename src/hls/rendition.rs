@@ -18,7 +18,7 @@ use super::{
     document::{Chunk, Document},
     playlist::{MediaPlaylist, RenditionReport, skip_boundary},
     segment::{Init, Segment, StoredPart},
-    succession::{Progress, RenditionProgress, rendition_name},
+    succession::{Progress, RenditionProgress, lost_segments, rendition_name},
 };
 use crate::media::{FileRange, InitSegment, MediaKind, Part};
 
@@ -536,14 +536,6 @@ impl Rendition {
     pub(super) fn discontinuity(&self) -> u64 {
         self.discontinuity
     }
-}
-
-/// How many lost segments a resumed playlist lists before its own, so that a player at the live edge finds its place.
-/// [`RenditionProgress::next_msn`] may be up to eight ahead of what players have seen, and four at least; the list must
-/// reach back to that but never before the oldest segment that was listed at the time.
-fn lost_segments(settings: &Settings) -> u64 {
-    let target = Duration::from_secs(settings.target_duration());
-    if settings.window >= target * 8 { 12 } else { 7 }
 }
 
 /// Media time in units of a timescale as a duration, to the nanosecond.

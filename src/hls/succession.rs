@@ -1,9 +1,11 @@
 //! What one stream hands to the next under the same URLs, so that no player ever sees a number or a name twice: where a
 //! playlist left off ([`Progress`]), and what its renditions are called. Pure.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use super::RenditionId;
+use super::{RenditionId, Settings};
 use crate::media::MediaKind;
 
 /// Where the playlists of a stream are. A stream made from it ([`super::Stream::resume`]) goes on from there, also in
@@ -45,6 +47,14 @@ pub(super) fn rendition_name(id: RenditionId, generation: u32) -> String {
     }
 }
 
+/// How many lost segments a resumed playlist lists before its own, so that a player at the live edge finds its place.
+/// [`RenditionProgress::next_msn`] may be up to eight ahead of what players have seen, and four at least; the list must
+/// reach back to that but never before the oldest segment that was listed at the time.
+pub(super) fn lost_segments(settings: &Settings) -> u64 {
+    let target = Duration::from_secs(settings.target_duration());
+    if settings.window >= target * 8 { 12 } else { 7 }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
@@ -54,7 +64,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        hls::{BlockingReload, HlsError, Settings, Stream},
+        hls::{BlockingReload, HlsError, Name, Settings, Stream},
         media::{InitSegment, Part},
     };
 
@@ -108,17 +118,12 @@ mod tests {
         Some(answer.map(|document| String::from_utf8(document.body().to_vec()).unwrap()))
     }
 
-    fn is_media(line: &str) -> bool {
-        line.rsplit_once('.')
-            .is_some_and(|(_, suffix)| suffix == "mp4")
-    }
-
     fn names(playlist: &str) -> Vec<&str> {
         let quoted = playlist.split("URI=\"").skip(1);
         quoted
             .filter_map(|text| text.split('"').next())
-            .filter(|name| is_media(name))
-            .chain(playlist.lines().filter(|line| is_media(line)))
+            .chain(playlist.lines().filter(|line| !line.starts_with('#')))
+            .filter(|name| Name::parse(name).is_some())
             .collect()
     }
 
@@ -232,7 +237,10 @@ mod tests {
         );
         assert!(names(&new).iter().all(|name| !ended.contains(name)));
         for (rendition, playlist) in [("audio", &ended), ("audio-1", &new)] {
-            let name = playlist.lines().find(|line| is_media(line)).unwrap();
+            let name = playlist
+                .lines()
+                .find(|line| Name::parse(line).is_some())
+                .unwrap();
             let resource = second.resource(rendition, name).now_or_never().unwrap();
             assert_eq!(resource.unwrap().len, 8);
         }

@@ -5,7 +5,7 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { launch, pageState, watch } from './browser.mjs';
+import { launch, pageState, publish as publishFromPage, watch } from './browser.mjs';
 import { publisher } from './clients.mjs';
 import { Gateway, Process, until } from './gateway.mjs';
 
@@ -285,4 +285,96 @@ test('after the grace the playlist ends, and the next publication has one of its
   assert.ok(parse(await gateway.text(sound.address)).ended);
   await Promise.all([old.stop(), sound.stop(), third.stop()]);
   for (const observer of [old, sound, third]) assert.deepEqual(observer.discontinuities, [0]);
+});
+
+/** Chromium restarts ICE: a new offer, of which only credentials and candidates go to the gateway (RFC 9725 section 4.3.3). */
+function restartIce(page, session) {
+  return page.evaluate(async (session) => {
+    const pc = window.peers.at(-1);
+    const url = (await (await fetch(`/api/sessions/${session}`)).json()).publication;
+    pc.restartIce();
+    const offer = await pc.createOffer();
+    await pc.setLocalDescription(offer);
+    await new Promise((resolve) => {
+      if (pc.iceGatheringState === 'complete') resolve();
+      pc.addEventListener('icegatheringstatechange', () => pc.iceGatheringState === 'complete' && resolve());
+    });
+    const local = pc.localDescription.sdp.split('\r\n');
+    const first = local.findIndex((line) => line.startsWith('m='));
+    const one = (name) => local.find((line) => line.startsWith(`a=${name}:`));
+    const lines = [
+      one('group'), one('ice-ufrag'), one('ice-pwd'), local[first].replace(/^m=(\S+) \d+ /, 'm=$1 9 '), one('mid'),
+      ...local.filter((line) => line.startsWith('a=candidate:')), 'a=end-of-candidates',
+    ];
+    const body = `${lines.join('\r\n')}\r\n`;
+    const headers = { 'Content-Type': 'application/trickle-ice-sdpfrag', 'If-Match': '*' };
+    const response = await fetch(`/whip/${session}/${url}`, { method: 'PATCH', headers, body });
+    const fragment = await response.text();
+    if (response.status !== 200) throw new Error(`${response.status} ${fragment}`);
+    const said = (name) => fragment.match(new RegExp(`a=${name}:(\\S+)`))[1];
+    // The answer of before with the new credentials; the candidates are the same as then.
+    const sdp = pc.remoteDescription.sdp
+      .replace(/a=ice-ufrag:\S+/g, `a=ice-ufrag:${said('ice-ufrag')}`)
+      .replace(/a=ice-pwd:\S+/g, `a=ice-pwd:${said('ice-pwd')}`);
+    await pc.setRemoteDescription({ type: 'answer', sdp });
+    const pair = async () => {
+      const stats = [...(await pc.getStats()).values()];
+      const transport = stats.find(({ type }) => type === 'transport');
+      const selected = stats.find(({ id }) => id === transport.selectedCandidatePairId);
+      const local = stats.find(({ id }) => id === selected?.localCandidateId);
+      return selected?.state === 'succeeded' ? local : undefined;
+    };
+    const wanted = one('ice-ufrag').slice('a=ice-ufrag:'.length);
+    for (let i = 0; i < 100; i += 1) {
+      const local = await pair();
+      if (local?.usernameFragment === wanted) return { etag: response.headers.get('etag'), ufrag: said('ice-ufrag') };
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    throw new Error(`the new pair was not chosen within 5 s; ICE is ${pc.iceConnectionState}`);
+  }, session);
+}
+
+test('Chromium restarts ICE, and nobody notices', { timeout: 120_000 }, async (t) => {
+  const gateway = await Gateway.start();
+  t.after(() => gateway.stop());
+  const context = await browser.newContext();
+  t.after(() => context.close());
+  // The page keeps its connection to itself; this keeps hold of it.
+  await context.addInitScript(() => {
+    window.peers = [];
+    window.RTCPeerConnection = class extends RTCPeerConnection {
+      constructor(...args) {
+        super(...args);
+        window.peers.push(this);
+      }
+    };
+  });
+  const publishing = await publishFromPage(context, gateway, 'on', { codec: 'H264' });
+  const video = new Observer(media(gateway, 'on', 'video'));
+  await has(video, ({ segments }) => segments.size >= 2);
+  const page = await viewer(gateway, 'on');
+  t.after(() => page.close());
+  await playsOn(page);
+  const before = await gateway.json('/api/sessions/on');
+  const stalls = (await pageState(page)).stalls;
+  const restarts = [];
+  for (let round = 0; round < 2; round += 1) {
+    restarts.push(await restartIce(publishing, 'on'));
+    const count = video.segments.size;
+    await has(video, ({ segments }) => segments.size >= count + 2);
+    await playsOn(page);
+  }
+  assert.notEqual(restarts[0].etag, restarts[1].etag);
+  assert.notEqual(restarts[0].ufrag, restarts[1].ufrag);
+  const after = await gateway.json('/api/sessions/on');
+  assert.equal(after.publication, before.publication);
+  assert.ok(after.tracks.every(({ packets_lost: lost }) => lost === 0), JSON.stringify(after.tracks));
+  assert.equal((await pageState(page)).stalls, stalls);
+  await neverBroke(page);
+  await publishing.click('#stop');
+  await has(video, ({ last }) => last.ended);
+  // Chromium's picture grows in its first seconds, each size after a discontinuity; the restarts make none.
+  const sizes = new Set([...video.segments.values()].map(({ cc }) => cc)).size;
+  assert.ok(sizes <= 3, `${sizes} discontinuities`);
+  await video.stop();
 });

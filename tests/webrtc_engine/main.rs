@@ -21,8 +21,8 @@ use publisher::Publisher;
 use whipgate::{
     media::{Codec, RtpPacket, SenderReport, TrackIndex},
     transport::{
-        Accepted, Connector, EndReason, PeerObserver, PublishError, RemoteCandidate,
-        RemoteCandidates,
+        Accepted, Connector, EndReason, IceCredentials, PeerObserver, PublishError,
+        RemoteCandidate, RemoteCandidates,
         webrtc::{BindError, WebRtc, WebRtcConfig},
     },
 };
@@ -347,6 +347,107 @@ async fn lost_packets_are_asked_for() {
         .run(|_| accepted.peer.stats().nacks_sent >= 3 && recorder.packets(1).len() >= 10)
         .await;
     assert_eq!(recorder.packets(1).len(), 10);
+}
+
+fn with(ice: IceCredentials) -> RemoteCandidates {
+    RemoteCandidates {
+        ice: Some(ice),
+        ..RemoteCandidates::default()
+    }
+}
+
+/// Runs until the publisher was asked for a keyframe once more.
+async fn hears_us(publisher: &mut Publisher, accepted: &Accepted) {
+    let before = publisher.keyframe_requests;
+    publisher
+        .run(|publisher| {
+            accepted.peer.request_keyframe(1);
+            publisher.keyframe_requests > before
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn media_goes_on_over_an_ice_restart_and_a_change_of_network() {
+    let engine = engine(|_| {}).await;
+    let mut publisher = Publisher::udp().await;
+    let (recorder, accepted) = connect(&engine, &mut publisher).await;
+    send(&mut publisher, 0, 50, 7).await;
+    let mut ufrags = vec![accepted.ice.ufrag.clone()];
+    for round in 1..=4 {
+        // What is still queued would be lost on the publisher's side: str0m lets go of its path at once.
+        let seen = recorder.clone();
+        publisher
+            .run(move |_| seen.packets(1).len() as u64 >= round * 50)
+            .await;
+        // In the even rounds the publisher only restarts; in the odd ones it is on another address as well.
+        let theirs = publisher.restart();
+        if round % 2 == 1 {
+            publisher.move_on().await;
+        }
+        let restart = accepted.peer.restart_ice(with(theirs)).await.unwrap();
+        assert!(!ufrags.contains(&restart.ice.ufrag));
+        ufrags.push(restart.ice.ufrag.clone());
+        assert_eq!(restart.candidates.len(), 1, "{:?}", restart.candidates);
+        publisher.accept_restart(&restart);
+        let local = publisher.local();
+        publisher
+            .run(|publisher| {
+                accepted.peer.stats().remote_address == Some(local) && publisher.has_path
+            })
+            .await;
+        send(&mut publisher, round * 50, 50, 7).await;
+        hears_us(&mut publisher, &accepted).await;
+    }
+    let seen = recorder.clone();
+    publisher.run(move |_| seen.packets(1).len() >= 250).await;
+    assert_complete(&recorder.packets(0), 7, 1, 250);
+    assert_complete(&recorder.packets(1), 7, 2, 250);
+    assert!(publisher.is_alive() && !publisher.failed);
+    assert_eq!(recorder.closed(), []);
+    engine.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_restart_that_comes_to_nothing_leaves_everything_as_it_was() {
+    let engine = engine(|_| {}).await;
+    let mut publisher = Publisher::udp().await;
+    let (recorder, accepted) = connect(&engine, &mut publisher).await;
+    send(&mut publisher, 0, 20, 7).await;
+    let refused = [RemoteCandidates::default(), {
+        let offer = publisher.offer();
+        let value = |name: &str| {
+            let (_, rest) = offer.split_once(name).unwrap();
+            rest.lines().next().unwrap().to_owned()
+        };
+        with(IceCredentials {
+            ufrag: value("a=ice-ufrag:"),
+            pwd: value("a=ice-pwd:"),
+        })
+    }];
+    for candidates in refused {
+        let error = accepted.peer.restart_ice(candidates).await.unwrap_err();
+        assert!(
+            matches!(error, PublishError::IceRestartFailed(_)),
+            "{error:?}"
+        );
+    }
+    // Answered, but the publisher never hears of it.
+    let lost = IceCredentials {
+        ufrag: "lost".to_owned(),
+        pwd: "0123456789012345678901".to_owned(),
+    };
+    accepted.peer.restart_ice(with(lost)).await.unwrap();
+    send(&mut publisher, 20, 80, 7).await;
+    hears_us(&mut publisher, &accepted).await;
+    let seen = recorder.clone();
+    publisher.run(move |_| seen.packets(1).len() >= 100).await;
+    assert_complete(&recorder.packets(1), 7, 2, 100);
+    assert_eq!(
+        accepted.peer.stats().remote_address,
+        Some(publisher.local())
+    );
+    assert!(publisher.is_alive() && !publisher.failed);
 }
 
 #[tokio::test]

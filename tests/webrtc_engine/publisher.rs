@@ -7,7 +7,7 @@ use std::{
 };
 
 use str0m::{
-    Candidate, Event, Input, Output, Rtc, RtcConfig,
+    Candidate, Event, IceConnectionState, Input, Output, Rtc, RtcConfig,
     change::{SdpAnswer, SdpPendingOffer},
     config::DtlsCert,
     media::{Direction, MediaKind, Mid, Pt},
@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
 };
+use whipgate::transport::{IceCredentials, IceRestart};
 
 enum Way {
     Udp(UdpSocket),
@@ -40,8 +41,11 @@ pub(crate) struct Publisher {
     pub(crate) audio: Mid,
     pub(crate) video: Mid,
     offer: String,
+    answer: String,
     pending: Option<SdpPendingOffer>,
     pub(crate) connected: bool,
+    /// Its ICE agent knows a way to the server.
+    pub(crate) has_path: bool,
     pub(crate) keyframe_requests: usize,
     /// The stack has given up: a fatal alert came, for one.
     pub(crate) failed: bool,
@@ -116,8 +120,10 @@ impl Publisher {
             audio,
             video,
             offer: offer.to_sdp_string(),
+            answer: String::new(),
             pending: Some(pending),
             connected: false,
+            has_path: false,
             keyframe_requests: 0,
             failed: false,
             sources: HashSet::new(),
@@ -138,11 +144,55 @@ impl Publisher {
         let answer = lines(answer, |line| {
             !(line.starts_with("a=candidate") && line.contains(unwanted))
         });
+        self.answer.clone_from(&answer);
         let answer = SdpAnswer::from_sdp_string(&answer).expect("str0m reads the answer");
         self.rtc
             .sdp_api()
             .accept_answer(self.pending.take().unwrap(), answer)
             .expect("str0m takes the answer");
+    }
+
+    /// Begins an ICE restart; returns what the server must be told (RFC 9725 section 4.3.3).
+    pub(crate) fn restart(&mut self) -> IceCredentials {
+        let mut changes = self.rtc.sdp_api();
+        let ice = changes.ice_restart(true);
+        let (_offer, pending) = changes.apply().unwrap();
+        self.pending = Some(pending);
+        IceCredentials {
+            ufrag: ice.ufrag,
+            pwd: ice.pass,
+        }
+    }
+
+    /// Moves to another socket, as a phone that leaves its network; the old one is deaf from now on.
+    pub(crate) async fn move_on(&mut self) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        self.local = socket.local_addr().unwrap();
+        self.way = Way::Udp(socket);
+        let candidate = Candidate::host(self.local, "udp").unwrap();
+        self.rtc.add_local_candidate(candidate).unwrap();
+    }
+
+    /// Takes the server's side of the restart: the last answer with other credentials.
+    pub(crate) fn accept_restart(&mut self, restart: &IceRestart) {
+        let mut answer = String::new();
+        for line in self.answer.lines() {
+            let line = if line.starts_with("a=ice-ufrag:") {
+                format!("a=ice-ufrag:{}", restart.ice.ufrag)
+            } else if line.starts_with("a=ice-pwd:") {
+                format!("a=ice-pwd:{}", restart.ice.pwd)
+            } else {
+                line.to_owned()
+            };
+            answer.push_str(&line);
+            answer.push_str("\r\n");
+        }
+        self.accept(&answer);
+    }
+
+    /// Where it sends from.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
     }
 
     /// Payload type negotiated for a line.
@@ -192,6 +242,13 @@ impl Publisher {
                 Ok(Output::Timeout(_)) => break,
                 Ok(Output::Transmit(transmit)) => {
                     self.send(transmit.destination, &transmit.contents).await;
+                }
+                Ok(Output::Event(Event::IceConnectionStateChange(state))) => {
+                    self.has_path = !state.is_disconnected()
+                        && !matches!(
+                            state,
+                            IceConnectionState::New | IceConnectionState::Checking
+                        );
                 }
                 Ok(Output::Event(Event::Connected)) => self.connected = true,
                 Ok(Output::Event(Event::KeyframeRequest(_))) => self.keyframe_requests += 1,

@@ -22,6 +22,7 @@ use super::{
     inbox::{Inbox, Kind, kind},
     life::Life,
     paths::Paths,
+    restart::IceSessions,
 };
 use crate::{
     media::TrackIndex,
@@ -62,6 +63,8 @@ pub(super) struct Link {
     flight: Mutex<Flight>,
     nominations: Mutex<VecDeque<(SocketAddr, Vec<u8>)>>,
     paths: Mutex<Paths>,
+    sessions: Mutex<IceSessions>,
+    has_restarted: AtomicBool,
     keyframes_wanted: AtomicU8,
     pub(super) counters: Counters,
 }
@@ -92,6 +95,8 @@ impl Link {
             flight: Mutex::default(),
             nominations: Mutex::default(),
             paths: Mutex::default(),
+            sessions: Mutex::default(),
+            has_restarted: AtomicBool::new(false),
             keyframes_wanted: AtomicU8::new(0),
             counters: Counters::default(),
         }
@@ -114,6 +119,37 @@ impl Link {
     /// The addresses the publisher was met at.
     pub(super) fn paths(&self) -> MutexGuard<'_, Paths> {
         lock(&self.paths)
+    }
+
+    /// Our first ICE credentials, which are all that the agent knows.
+    pub(super) fn ice(&self) -> &IceCredentials {
+        &self.ice
+    }
+
+    /// Begins another ICE session between the same peers; `theirs` are their first credentials. Returns our user
+    /// fragment of one that is no longer answered for.
+    pub(super) fn restart(
+        &self,
+        theirs: IceCredentials,
+        our_new: IceCredentials,
+        their_new: IceCredentials,
+    ) -> Option<String> {
+        let first = (self.ice.clone(), theirs);
+        let gone = lock(&self.sessions).restart(first, our_new, their_new);
+        self.has_restarted.store(true, Ordering::Release);
+        gone
+    }
+
+    /// The ICE sessions after the first one, if there are any.
+    pub(super) fn restarts(&self) -> Option<MutexGuard<'_, IceSessions>> {
+        self.has_restarted
+            .load(Ordering::Acquire)
+            .then(|| lock(&self.sessions))
+    }
+
+    /// Whether the peer sends over TCP.
+    pub(super) fn has_tcp(&self) -> bool {
+        self.has_tcp.load(Ordering::Acquire)
     }
 
     fn inbox(&self, family: Family) -> MutexGuard<'_, Inbox> {

@@ -20,6 +20,7 @@ mod nack;
 mod paths;
 mod peer;
 mod receiver;
+mod restart;
 mod resync;
 mod routes;
 mod socket;
@@ -258,10 +259,13 @@ impl WebRtc {
             .copied()
             .collect();
         let offer = Offer::parse(offer, &codecs)?;
-        let ice = IceCredentials {
-            ufrag: format!("{:016x}", rand::random::<u64>()),
-            pwd: format!("{:032x}", rand::random::<u128>()),
-        };
+        let ice = new_credentials();
+        let candidates = Candidates::new(
+            self.udp,
+            self.tcp,
+            &self.config.public_addresses,
+            candidates::interfaces,
+        );
         let link = Arc::new(Link::new(ice.clone(), observer));
         if !shared.routes.insert(Arc::clone(&link)) {
             return Err(PublishError::internal("two peers have one name"));
@@ -276,8 +280,9 @@ impl WebRtc {
             ipv6: self.udp.is_ipv6(),
         };
         let handle = shared.handle.clone();
+        let offered = candidates.clone();
         let negotiation = handle.spawn(async move {
-            let started = Box::pin(peer::start(&offer, link, shared, families)).await?;
+            let started = Box::pin(peer::start(&offer, link, shared, families, offered)).await?;
             Ok::<_, PublishError>((offer, started))
         });
         let (offer, started) = negotiation.await.map_err(|error| {
@@ -288,12 +293,6 @@ impl WebRtc {
             }
         })??;
         registered.started = true;
-        let candidates = Candidates::new(
-            self.udp,
-            self.tcp,
-            &self.config.public_addresses,
-            candidates::interfaces,
-        );
         let session = rand::random::<u64>() >> 2;
         Ok(Accepted {
             answer: answer::answer(&offer, &ice, &started.fingerprint, &candidates, session),
@@ -301,6 +300,14 @@ impl WebRtc {
             tracks: offer.tracks.into_iter().map(|track| track.info).collect(),
             peer: started.peer,
         })
+    }
+}
+
+/// Credentials of ours for a new ICE session.
+fn new_credentials() -> IceCredentials {
+    IceCredentials {
+        ufrag: format!("{:016x}", rand::random::<u64>()),
+        pwd: format!("{:032x}", rand::random::<u128>()),
     }
 }
 

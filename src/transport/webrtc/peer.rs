@@ -24,14 +24,16 @@ use webrtc::peer_connection::{
 
 use super::{
     answer::{fingerprint_of, plain_offer},
+    candidates::Candidates,
     link::Link,
     receiver::Receiver,
+    routes::Routes,
     socket::{PeerRuntime, Shared},
 };
 use crate::{
     media::{MediaKind, TrackIndex},
     transport::{
-        BoxFuture, IceRestart, Peer, PeerStats, PublishError, RemoteCandidates,
+        BoxFuture, IceCredentials, IceRestart, Peer, PeerStats, PublishError, RemoteCandidates,
         offer::{Offer, usable_candidate},
     },
 };
@@ -78,6 +80,7 @@ pub(super) async fn start(
     link: Arc<Link>,
     shared: Shared,
     families: Families,
+    candidates: Candidates,
 ) -> Result<Started, PublishError> {
     let (gathered, gathering_done) = oneshot::channel();
     let handler = Handler {
@@ -92,6 +95,9 @@ pub(super) async fn start(
     let (closed, is_closed) = watch::channel(false);
     let publisher = Arc::new(Publisher {
         link: Arc::clone(&link),
+        routes: Arc::clone(&shared.routes),
+        offer_ice: offer.ice.clone(),
+        candidates,
         connection: Arc::downgrade(&connection),
         closed: is_closed,
     });
@@ -136,7 +142,7 @@ async fn build(
         )?;
     }
     let settings = SettingEngineBuilder::new()
-        .with_ice_credentials(link.ufrag().to_owned(), link.pwd().to_owned())
+        .with_ice_credentials(link.ice().ufrag.clone(), link.ice().pwd.clone())
         .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(CHECKS))
         // ICE alone never ends a connection: FFmpeg answers no consent checks while its media flows.
         .with_ice_timeouts(
@@ -264,9 +270,24 @@ impl PeerConnectionEventHandler for Handler {
 /// The handle to one publisher's connection; letting go of it closes the connection.
 pub(super) struct Publisher {
     link: Arc<Link>,
+    routes: Arc<Routes>,
+    /// The publisher's credentials in the offer.
+    offer_ice: IceCredentials,
+    /// What publishers are told to send to.
+    candidates: Candidates,
     /// The guard's, so that its sockets are free when it is closed, whoever still holds this handle.
     connection: Weak<dyn PeerConnection>,
     closed: watch::Receiver<bool>,
+}
+
+impl Publisher {
+    /// The publisher's credentials of the ICE session in place.
+    fn theirs(&self) -> IceCredentials {
+        self.link
+            .restarts()
+            .and_then(|restarts| restarts.theirs().cloned())
+            .unwrap_or_else(|| self.offer_ice.clone())
+    }
 }
 
 impl Drop for Publisher {
@@ -284,6 +305,14 @@ impl Peer for Publisher {
             let Some(connection) = self.connection.upgrade() else {
                 return Ok(());
             };
+            let of_another_session = self.link.restarts().is_some_and(|restarts| {
+                let said = candidates.ice.as_ref().map(|ice| &ice.ufrag);
+                said.is_some() && said != restarts.theirs().map(|ice| &ice.ufrag)
+            });
+            if of_another_session {
+                // A restart has overtaken them.
+                return Ok(());
+            }
             for candidate in candidates.candidates {
                 let text = candidate.candidate.trim();
                 let text = text.strip_prefix("a=").unwrap_or(text);
@@ -306,9 +335,40 @@ impl Peer for Publisher {
 
     fn restart_ice(
         &self,
-        _candidates: RemoteCandidates,
+        candidates: RemoteCandidates,
     ) -> BoxFuture<'_, Result<IceRestart, PublishError>> {
-        Box::pin(std::future::ready(Err(PublishError::IceRestartUnsupported)))
+        Box::pin(async move {
+            let failed = |why: &str| Err(PublishError::IceRestartFailed(why.to_owned()));
+            let Some(theirs) = candidates.ice.clone() else {
+                return failed("a restart needs new ICE credentials");
+            };
+            if self.theirs().ufrag == theirs.ufrag {
+                return failed("the user fragment is that of the ICE session in place");
+            }
+            if self.link.life().is_over() {
+                return failed("the connection is over");
+            }
+            let ours = super::new_credentials();
+            let first = self.offer_ice.clone();
+            let gone = self.link.restart(first, ours.clone(), theirs);
+            if !self
+                .routes
+                .insert_restart(&self.link, &ours.ufrag, gone.as_deref())
+            {
+                return failed("the connection is over");
+            }
+            tracing::info!(ufrag = ours.ufrag, "ICE restarts");
+            self.add_candidates(candidates).await?;
+            let with_tcp = self.link.has_tcp();
+            let lines = self.candidates.lines().into_iter();
+            Ok(IceRestart {
+                ice: ours,
+                // Clients exist that cannot take more than one, so ICE-TCP only where it is in use.
+                candidates: lines
+                    .filter(|line| with_tcp || !line.contains(" tcp "))
+                    .collect(),
+            })
+        })
     }
 
     fn request_keyframe(&self, track: TrackIndex) {

@@ -5,6 +5,7 @@
 //! own by writing a foreign source address. Knows [`Link`]s but no sockets.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,6 +16,7 @@ use rtc::crypto::RTCCryptoProvider;
 use super::{
     inbox::{Kind, kind},
     link::Link,
+    restart::Translated,
     stun::{self, Stun, Transaction},
 };
 
@@ -33,6 +35,8 @@ pub(super) struct Routes {
 #[derive(Default)]
 struct Tables {
     peers: HashMap<String, Entry>,
+    /// Peers by the user fragments of ICE restarts.
+    restarts: HashMap<String, Arc<Link>>,
     by_address: HashMap<SocketAddr, Arc<Link>>,
     by_transaction: HashMap<Transaction, Arc<Link>>,
 }
@@ -41,6 +45,8 @@ struct Entry {
     link: Arc<Link>,
     addresses: VecDeque<SocketAddr>,
     transactions: VecDeque<Transaction>,
+    /// Our user fragments of ICE restarts.
+    restarts: Vec<String>,
 }
 
 /// What became of a datagram.
@@ -76,8 +82,29 @@ impl Routes {
                 link,
                 addresses: VecDeque::new(),
                 transactions: VecDeque::new(),
+                restarts: Vec::new(),
             },
         );
+        true
+    }
+
+    /// Adds the user fragment of an ICE restart of a peer, and takes one out that is no longer answered for. `false` if
+    /// the new one is taken or the peer is gone.
+    pub(super) fn insert_restart(&self, link: &Arc<Link>, ufrag: &str, gone: Option<&str>) -> bool {
+        let mut tables = self.tables();
+        let tables = &mut *tables;
+        if tables.peers.contains_key(ufrag) || tables.restarts.contains_key(ufrag) {
+            return false;
+        }
+        let Some(entry) = tables.peers.get_mut(link.ufrag()) else {
+            return false;
+        };
+        if let Some(gone) = gone {
+            entry.restarts.retain(|known| known != gone);
+            tables.restarts.remove(gone);
+        }
+        entry.restarts.push(ufrag.to_owned());
+        tables.restarts.insert(ufrag.to_owned(), Arc::clone(link));
         true
     }
 
@@ -92,6 +119,9 @@ impl Routes {
         }
         for transaction in entry.transactions {
             tables.by_transaction.remove(&transaction);
+        }
+        for ufrag in entry.restarts {
+            tables.restarts.remove(&ufrag);
         }
     }
 
@@ -145,20 +175,25 @@ impl Routes {
             Some(Stun::Request {
                 to: ufrag,
                 nominates,
-                ..
+                transaction,
             }) => {
-                let Some(link) = self.authenticate(ufrag, datagram) else {
+                let Some((link, request)) = self.authenticate(ufrag, from, transaction, datagram)
+                else {
                     return Delivery::Unknown;
                 };
                 self.learn(&link, from, true);
                 link.paths().met(from, to);
-                link.deliver_request(from, datagram, nominates);
+                link.deliver_request(from, &request, nominates);
                 Delivery::Delivered
             }
             Some(Stun::Response { transaction }) => match self.take_transaction(transaction) {
                 Some(link) => {
+                    let Some(response) = self.translate_response(&link, transaction, datagram)
+                    else {
+                        return Delivery::Unknown;
+                    };
                     self.learn(&link, from, false);
-                    link.deliver_response(from, datagram);
+                    link.deliver_response(from, &response);
                     Delivery::Delivered
                 }
                 None => Delivery::Unknown,
@@ -167,14 +202,75 @@ impl Routes {
         }
     }
 
-    /// The peer a binding request is for, if it was made with that peer's password.
-    pub(super) fn authenticate(&self, ufrag: &str, datagram: &[u8]) -> Option<Arc<Link>> {
-        let link = self
-            .tables()
-            .peers
-            .get(ufrag)
-            .map(|entry| Arc::clone(&entry.link))?;
-        stun::is_genuine(datagram, link.pwd(), self.crypto.crypto()).then_some(link)
+    /// The peer a binding request is for, if it was made with that peer's password, and the request as the peer's agent
+    /// must get it.
+    pub(super) fn authenticate<'a>(
+        &self,
+        ufrag: &str,
+        from: SocketAddr,
+        transaction: Transaction,
+        datagram: &'a [u8],
+    ) -> Option<(Arc<Link>, Cow<'a, [u8]>)> {
+        let crypto = self.crypto.crypto();
+        let (first, restarted) = {
+            let tables = self.tables();
+            let first = tables.peers.get(ufrag).map(|entry| Arc::clone(&entry.link));
+            (first, tables.restarts.get(ufrag).cloned())
+        };
+        if let Some(link) = first {
+            if !stun::is_genuine(datagram, link.pwd(), crypto) {
+                return None;
+            }
+            if let Some(mut restarts) = link.restarts() {
+                restarts.met_first(from);
+            }
+            return Some((link, Cow::Borrowed(datagram)));
+        }
+        let link = restarted?;
+        let request = link
+            .restarts()?
+            .request_in(ufrag, from, transaction, datagram, crypto)?;
+        Some((link, Cow::Owned(request)))
+    }
+
+    /// The response to a check as the peer's agent must get it; `None` if it is forged.
+    pub(super) fn translate_response<'a>(
+        &self,
+        link: &Link,
+        transaction: Transaction,
+        datagram: &'a [u8],
+    ) -> Option<Cow<'a, [u8]>> {
+        let Some(mut restarts) = link.restarts() else {
+            return Some(Cow::Borrowed(datagram));
+        };
+        match restarts.response_in(transaction, datagram, self.crypto.crypto()) {
+            Translated::Unchanged => Some(Cow::Borrowed(datagram)),
+            Translated::To(response) => Some(Cow::Owned(response)),
+            Translated::Forged => None,
+        }
+    }
+
+    /// A connectivity check or an answer of the peer's agent as the publisher must get it.
+    pub(super) fn translate_outgoing<'a>(
+        &self,
+        link: &Arc<Link>,
+        to: SocketAddr,
+        datagram: &'a [u8],
+    ) -> Cow<'a, [u8]> {
+        let crypto = self.crypto.crypto();
+        let translated = match stun::read(datagram) {
+            Some(Stun::Request { transaction, .. }) => {
+                self.expect_response(link, transaction);
+                link.restarts().and_then(|mut restarts| {
+                    restarts.request_out(to, transaction, datagram, crypto)
+                })
+            }
+            Some(Stun::Response { transaction }) => link
+                .restarts()
+                .and_then(|mut restarts| restarts.response_out(transaction, datagram, crypto)),
+            None => None,
+        };
+        translated.map_or(Cow::Borrowed(datagram), Cow::Owned)
     }
 
     /// The peer whose check this transaction was, once.

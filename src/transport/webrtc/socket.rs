@@ -28,7 +28,6 @@ use super::{
     inbox::{Kind, kind},
     link::{Family, Link},
     routes::Routes,
-    stun::{self, Stun},
     udp::Outlet,
 };
 use crate::transport::EndReason;
@@ -61,9 +60,9 @@ impl VirtualSocket {
         }
         match kind {
             Kind::Stun => {
-                if let Some(Stun::Request { transaction, .. }) = stun::read(datagram) {
-                    self.shared.routes.expect_response(&self.link, transaction);
-                }
+                let routes = &self.shared.routes;
+                let translated = routes.translate_outgoing(&self.link, to, datagram);
+                return transmit(&self.link, &self.shared.outlet, to, &translated);
             }
             Kind::Dtls => {
                 if let Some(flight) = self.link.dtls_leaves(to, datagram) {

@@ -5,7 +5,12 @@
 
 use rtc::{
     crypto::RTCCrypto,
-    stun::{integrity::MessageIntegrity, message::Message},
+    stun::{
+        attributes::{ATTR_FINGERPRINT, ATTR_MESSAGE_INTEGRITY, ATTR_USERNAME},
+        fingerprint::FINGERPRINT,
+        integrity::MessageIntegrity,
+        message::{Message, Setter as _},
+    },
 };
 
 const HEADER: usize = 20;
@@ -80,6 +85,37 @@ pub(super) fn is_genuine(datagram: &[u8], password: &str, crypto: &dyn RTCCrypto
     };
     message.decode().is_ok()
         && MessageIntegrity::check(&mut message, password.as_bytes(), crypto).is_ok()
+}
+
+/// The same message under another password, and as another user if `username` says so.
+pub(super) fn resigned(
+    datagram: &[u8],
+    username: Option<&str>,
+    password: &str,
+    crypto: &dyn RTCCrypto,
+) -> Option<Vec<u8>> {
+    let mut message = Message {
+        raw: datagram.to_vec(),
+        ..Message::default()
+    };
+    message.decode().ok()?;
+    let mut again = Message::new();
+    again.typ = message.typ;
+    again.transaction_id = message.transaction_id;
+    again.write_header();
+    for attribute in &message.attributes.0 {
+        match (attribute.typ, username) {
+            // These two cover what stands before them.
+            (ATTR_MESSAGE_INTEGRITY | ATTR_FINGERPRINT, _) => {}
+            (ATTR_USERNAME, Some(username)) => again.add(ATTR_USERNAME, username.as_bytes()),
+            (kind, _) => again.add(kind, &attribute.value),
+        }
+    }
+    MessageIntegrity::new_short_term_integrity_with_provider(password.to_owned(), crypto)
+        .add_to(&mut again)
+        .ok()?;
+    FINGERPRINT.add_to(&mut again).ok()?;
+    Some(again.raw)
 }
 
 #[cfg(test)]

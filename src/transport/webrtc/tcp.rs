@@ -93,17 +93,22 @@ async fn serve(stream: TcpStream, from: SocketAddr, routes: &Routes) -> io::Resu
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no binding request came"))??;
     let first = frame.get(..length).unwrap_or_default();
-    let Some(Stun::Request { to, nominates, .. }) = stun::read(first) else {
+    let Some(Stun::Request {
+        to,
+        nominates,
+        transaction,
+    }) = stun::read(first)
+    else {
         return Err(invalid("the first frame is no binding request"));
     };
-    let link = routes
-        .authenticate(to, first)
+    let (link, request) = routes
+        .authenticate(to, from, transaction, first)
         .ok_or_else(|| invalid("the binding request is for nobody here"))?;
     let (out, queue) = mpsc::channel(QUEUE);
     if !link.add_tcp(from, out) {
         return Err(invalid("the peer has too many connections or is gone"));
     }
-    link.deliver_request(from, first, nominates);
+    link.deliver_request(from, &request, nominates);
     let writer = tokio::spawn(write_frames(write, queue));
     let result = tokio::select! {
         result = read_frames(&mut read, &mut frame, from, &link, routes) => result,
@@ -129,14 +134,23 @@ async fn read_frames(
         let length = read_frame(read, frame).await?;
         let datagram = frame.get(..length).unwrap_or_default();
         match stun::read(datagram) {
-            Some(Stun::Request { to, nominates, .. }) => {
-                if to == link.ufrag() && routes.authenticate(to, datagram).is_some() {
-                    link.deliver_request(from, datagram, nominates);
+            Some(Stun::Request {
+                to,
+                nominates,
+                transaction,
+            }) => {
+                if let Some((holder, request)) =
+                    routes.authenticate(to, from, transaction, datagram)
+                    && std::ptr::eq(Arc::as_ptr(&holder), link)
+                {
+                    link.deliver_request(from, &request, nominates);
                 }
             }
             Some(Stun::Response { transaction }) => {
-                if routes.take_transaction(transaction).is_some() {
-                    link.deliver_response(from, datagram);
+                if routes.take_transaction(transaction).is_some()
+                    && let Some(response) = routes.translate_response(link, transaction, datagram)
+                {
+                    link.deliver_response(from, &response);
                 }
             }
             None => link.deliver(from, datagram),
