@@ -50,6 +50,8 @@ enum What {
     Bench(Bench),
     /// Start a gateway, publish hard cases to it, judge HLS and recordings, and print a table; fails when a bound is missed.
     Scenarios(Scenarios),
+    /// Publish one of the cases of `scenarios`, for others to judge.
+    Case(CaseArguments),
     /// Be a WHIP endpoint that says what it receives, to try clients on.
     Receive(Receive),
 }
@@ -208,6 +210,9 @@ struct Scenarios {
     /// Only a short selection of cases.
     #[arg(long)]
     quick: bool,
+    /// Print the names and lengths of all cases as JSON, and do nothing.
+    #[arg(long)]
+    list: bool,
     /// Cases at a time.
     #[arg(long, default_value_t = 3)]
     at_once: usize,
@@ -220,6 +225,15 @@ struct Scenarios {
     /// Further arguments for the gateway, after `--`.
     #[arg(last = true)]
     arguments: Vec<String>,
+}
+
+#[derive(Args)]
+struct CaseArguments {
+    /// WHIP endpoint, for example <http://127.0.0.1:4000/whip/test>.
+    #[arg(long)]
+    url: String,
+    /// Name of the case.
+    name: String,
 }
 
 #[derive(Args)]
@@ -264,6 +278,9 @@ async fn dispatch(command: What) -> Result<()> {
         What::Measure(arguments) => measure(arguments).await,
         What::Bench(arguments) => run_bench(arguments).await,
         What::Scenarios(arguments) => run_scenarios(arguments).await,
+        What::Case(arguments) => scenarios::publish(&arguments.name, &arguments.url)
+            .await
+            .map(drop),
         What::Receive(arguments) => receive(arguments).await,
     }
 }
@@ -476,6 +493,10 @@ fn gateway_binary(path: &Path) -> Result<PathBuf> {
 }
 
 async fn run_scenarios(arguments: Scenarios) -> Result<()> {
+    if arguments.list {
+        let names = serde_json::to_string(&scenarios::names())?;
+        return writeln!(io::stdout(), "{names}").context("cannot print");
+    }
     let rows = scenarios::run(&ScenarioOptions {
         gateway: gateway_binary(&arguments.gateway)?,
         arguments: arguments.arguments,

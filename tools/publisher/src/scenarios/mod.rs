@@ -69,6 +69,58 @@ pub struct Row {
     pub failures: Vec<String>,
 }
 
+/// A case as others may know it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CaseName {
+    /// Its name.
+    pub name: &'static str,
+    /// How much media it publishes, in seconds.
+    pub seconds: f64,
+    /// In the short selection.
+    pub quick: bool,
+}
+
+/// All cases.
+pub fn names() -> Vec<CaseName> {
+    cases::all()
+        .iter()
+        .map(|case| CaseName {
+            name: case.name,
+            seconds: case.length.as_secs_f64(),
+            quick: case.quick,
+        })
+        .collect()
+}
+
+/// Publishes the case of this name to a WHIP endpoint, without judging what comes of it.
+pub async fn publish(name: &str, url: &str) -> Result<Stats> {
+    let Some(case) = cases::all().into_iter().find(|case| case.name == name) else {
+        bail!("no case is named {name:?}: scenarios --list has their names");
+    };
+    let publisher = Publisher::start(PublishOptions {
+        url: url.to_owned(),
+        media_duration: Some(case.length),
+        ..case.options.clone()
+    })
+    .await?;
+    let end = perform(&publisher, &case).await;
+    tokio::time::sleep_until(end.into()).await;
+    publisher.stop().await
+}
+
+/// Does what happens in the middle of a case; returns when the case ends.
+async fn perform(publisher: &Publisher, case: &Case) -> Instant {
+    let connected = Instant::now();
+    for (when, action) in &case.script {
+        tokio::time::sleep_until((connected + *when).into()).await;
+        match *action {
+            Action::Pause { video, audio } => publisher.pause(video, audio).await,
+            Action::Change(video, audio) => publisher.change(video, audio).await,
+        }
+    }
+    connected + case.length + DRAIN
+}
+
 /// Runs the cases against a gateway of their own; says on the log how far it is.
 pub async fn run(options: &ScenarioOptions) -> Result<Vec<Row>> {
     let wanted = |case: &Case| {
@@ -195,13 +247,7 @@ async fn one(place: &Place, case: Case) -> Result<Row> {
         };
         followed.map(|()| seen)
     });
-    for (when, action) in &case.script {
-        tokio::time::sleep_until((connected + *when).into()).await;
-        match *action {
-            Action::Pause { video, audio } => publisher.pause(video, audio).await,
-            Action::Change(video, audio) => publisher.change(video, audio).await,
-        }
-    }
+    perform(&publisher, &case).await;
     tokio::select! {
         ended = publisher.wait_ended() => bail!("the publication ended early ({ended:?})"),
         () = tokio::time::sleep_until(end.into()) => {}
