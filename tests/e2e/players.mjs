@@ -16,13 +16,15 @@ export async function cases() {
 
 /** Publishes one case and watches it; what was seen, and what was wrong with it. */
 export async function play(browser, gateway, { name, seconds }, session) {
+  const started = Date.now();
   const client = publisher('case', name, '--url', gateway.whip(session));
   let page;
   try {
     page = await watch(browser, gateway, session);
     const joined = Date.now();
-    const left = Math.max(0, seconds * 1000 - 1500 - LAST_SECONDS * 1000);
-    await page.waitForTimeout(left);
+    // Over before the publisher is.
+    const left = started + (seconds - LAST_SECONDS - 0.5) * 1000 - joined;
+    await page.waitForTimeout(Math.max(0, left));
     const end = await observe(page, LAST_SECONDS);
     const { stalls, errors, latency, mediaError } = await pageState(page);
     const fatal = errors.filter((error) => error.fatal).length;
