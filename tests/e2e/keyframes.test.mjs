@@ -141,6 +141,27 @@ for (const codec of ['h264', 'vp9']) {
   });
 }
 
+test('a player that joins anywhere in a long GOP is at the live edge within seconds', { timeout: 120_000 }, async (t) => {
+  const session = 'joins';
+  const process = demo(session, '--codec', 'vp9', '--keyframe-every', GOP, '--ignore-keyframe-requests');
+  t.after(() => process.stop());
+  const browser = await launch();
+  t.after(() => browser.close());
+  await until('it is live', async () => parsed((await mediaPlaylist(gateway, session, 'video')).text).segments.length > 3, 30);
+  for (let i = 0; i < 6; i += 1) {
+    const page = await join(browser, session);
+    await until('the live edge is reached', async () => (await pageState(page)).start?.done, 12);
+    await page.waitForTimeout(2000);
+    const { stalls, errors, latency } = await pageState(page);
+    t.diagnostic(`latency ${latency.toFixed(2)} s, stalls ${stalls}`);
+    assert.equal(stalls, 0, JSON.stringify(errors));
+    assert.ok(latency < 1.5, `${latency} s behind live`);
+    // Media that is appended twice in the middle of a GOP makes a browser drop all that follows until the next keyframe.
+    assert.deepEqual(errors.filter(({ details }) => details === 'bufferAppendNoProgress'), []);
+    await page.close();
+  }
+});
+
 test('keyframes are asked for when they are rare, and only then', { timeout: 90_000 }, async (t) => {
   const seconds = 14;
   // Seconds from one keyframe to the next, whether requests are answered, and how often there may be some.

@@ -10,6 +10,14 @@ const $ = (id) => document.getElementById(id);
 const video = $('video');
 const playlist = `/hls/${encodeURIComponent(session)}/index.m3u8`;
 const RETRY_MS = 1000;
+/** Catching up is by playing a little faster rather than by jumping. */
+const MAX_RATE = 1.1;
+/** What is played of a start before the live edge, see `skipToLive`. */
+const START_RATE = 0.1;
+/** Seconds of the buffer left ahead on the way from the first keyframe to the live edge. */
+const AHEAD = 0.3;
+/** How long a start from a keyframe before the live edge may take until the viewer sees it move at its pace. */
+const START_LIMIT_MS = 4000;
 
 /** What the page knows, also read by the end-to-end tests. */
 const state = (window.whipgate = { phase: 'waiting', stalls: 0, errors: [], levels: 0, latency: null });
@@ -63,8 +71,7 @@ function play() {
     pLoader: decodableStart(window.Hls.DefaultConfig.loader),
     lowLatencyMode: lowLatency,
     backBufferLength: 30,
-    // Catch up by playing a little faster rather than by jumping.
-    maxLiveSyncPlaybackRate: 1.1,
+    maxLiveSyncPlaybackRate: MAX_RATE,
     xhrSetup: (xhr) => token && xhr.setRequestHeader('Authorization', `Bearer ${token}`),
   });
   state.hls = hls;
@@ -145,7 +152,14 @@ function decodableStart(Loader) {
             const offset = keyframeBeforeLive(response.data);
             if (offset !== null) {
               response.data = response.data.replace('\n', `\n#EXT-X-START:TIME-OFFSET=-${offset.toFixed(3)}\n`);
-              if (!state.start) state.start = { offset, at: performance.now() };
+              if (!state.start) {
+                const start = (state.start = { offset });
+                pace(START_RATE);
+                setTimeout(() => {
+                  start.late = true;
+                  if (state.start === start && !start.done) pace(1);
+                }, START_LIMIT_MS);
+              }
             }
           }
           onSuccess(response, ...rest);
@@ -171,28 +185,46 @@ function keyframeBeforeLive(text) {
       part = 0;
     }
   }
-  const back = keyframes.map((time) => segment + part - time).filter((time) => time >= holdBack);
+  // Just behind the keyframe's own time: rounded to before it, hls.js would go back and append what comes before the keyframe,
+  // and after such an append a browser takes nothing until the next keyframe.
+  const back = keyframes.map((time) => segment + part - time - 0.01).filter((time) => time >= holdBack);
   return back.length ? Math.min(...back) : null;
 }
 
-/** After a start at a keyframe some seconds back: to the live edge, within what is buffered, so that nothing is missing. */
+/**
+ * After a start at a keyframe some seconds back: to the live edge as soon as that is buffered, so that no picture is missing.
+ * Until then the picture all but stands still: playing would run out of what is loaded, and in a paused video hls.js takes
+ * the end of the buffer to the microsecond and appends segments twice.
+ */
 function skipToLive(hls) {
   const { start } = state;
+  if (!start || start.done) return;
   const live = hls.liveSyncPosition;
-  if (!start || start.done || live === null) return;
-  if (performance.now() - start.at > 10_000) start.done = true;
   const now = video.currentTime;
-  for (let i = 0; i < video.buffered.length; i += 1) {
-    const end = video.buffered.end(i);
-    if (video.buffered.start(i) > now || end < now) continue;
-    if (end >= live) {
-      start.done = true;
-      if (live > now + 0.1) video.currentTime = live;
-    } else if (live - end < hls.latestLevelDetails.targetduration + 1 && end > now + 1) {
-      // Seconds behind, hls.js loads whole segments only; after this it goes on with the parts up to the edge.
-      video.currentTime = end - 0.3;
-    }
+  const end = bufferedEnd(now);
+  if (live !== null && end >= live) {
+    start.done = true;
+    if (live > now + 0.1) video.currentTime = live;
+    pace(1);
+  } else if (!start.late && end - AHEAD > now + 1) {
+    // Far behind, hls.js loads whole segments only and never comes to the edge; on the way it would go to and fro between
+    // parts and segments and append some twice.
+    video.currentTime = end - AHEAD;
   }
+}
+
+/** Plays at a rate, or at the pace of the live stream, which is a little faster while behind. */
+function pace(rate) {
+  state.hls.config.maxLiveSyncPlaybackRate = rate === 1 ? MAX_RATE : 1;
+  video.playbackRate = rate;
+}
+
+/** Where the buffer that holds `time` ends; `time` when none does. A start may lie just before what is buffered. */
+function bufferedEnd(time) {
+  for (let i = 0; i < video.buffered.length; i += 1) {
+    if (video.buffered.start(i) <= time + 0.2 && video.buffered.end(i) >= time) return video.buffered.end(i);
+  }
+  return time;
 }
 
 /** After the end: wait until the playlist is another one than the ended one, then play that. */
