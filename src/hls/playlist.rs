@@ -91,8 +91,12 @@ pub(super) struct RenditionReport {
 
 impl fmt::Display for MediaPlaylist<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Section 8: EXT-X-MAP asks for 6, EXT-X-SKIP for 9; the low-latency tags ask for nothing.
-        let version = if self.skipped > 0 { 9 } else { 6 };
+        // Section 8: EXT-X-MAP asks for 6, EXT-X-SKIP for 9; the low-latency tags ask for nothing. EXT-X-GAP came with 8.
+        let version = match (self.skipped, self.lost) {
+            (0, 0) => 6,
+            (0, _) => 8,
+            _ => 9,
+        };
         writeln!(out, "#EXTM3U\n#EXT-X-VERSION:{version}")?;
         if self.independent_segments {
             writeln!(out, "#EXT-X-INDEPENDENT-SEGMENTS")?;

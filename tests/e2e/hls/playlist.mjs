@@ -46,6 +46,8 @@ export function mediaPlaylist(text) {
   const segments = listed.filter(({ uri }) => uri);
   const last = listed.at(-1);
   const tail = last && !last.uri ? last.parts : [];
+  // The parser forgets the map in force for the segment in progress.
+  if (last && !last.uri) last.map ??= segments.at(-1)?.map;
   const open = tail.filter(({ hint }) => !hint);
   const first = playlist.mediaSequenceBase ?? 0;
   const following = first + (playlist.skip ?? 0) + segments.length;

@@ -203,9 +203,7 @@ fn fragment(traf: &Traf, trex: &Trex) -> Fragment {
     let default_duration = tfhd
         .default_sample_duration
         .unwrap_or(trex.default_sample_duration);
-    let default_size = tfhd
-        .default_sample_size
-        .unwrap_or(trex.default_sample_size);
+    let default_size = tfhd.default_sample_size.unwrap_or(trex.default_sample_size);
     let default_flags = tfhd
         .default_sample_flags
         .unwrap_or(trex.default_sample_flags);
