@@ -315,7 +315,7 @@ test('H10 what is listed is there, whole and at once', () => {
   });
 });
 
-test('H11 PROGRAM-DATE-TIME is on each segment, in step with the media, the same in both renditions, and true', (t) => {
+test('H11 PROGRAM-DATE-TIME is on each segment, in step with the media, the same in both renditions, and within a second of the clock', (t) => {
   /** Wall-clock milliseconds at media time 0 of each discontinuity sequence number, by rendition. */
   const origins = {};
   everywhere((follower, problem, name) => {

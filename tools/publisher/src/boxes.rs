@@ -221,8 +221,7 @@ fn fragment(traf: &Traf, trex: &Trex) -> Fragment {
         syncs: 0,
     };
     for sample in traf.trun.iter().flat_map(|trun| trun.samples.iter()) {
-        let at = (decode_time.unwrap_or(0) + fragment.duration) as i64
-            + i64::from(sample.cts.unwrap_or(0));
+        let at = (decode_time.unwrap_or(0) + fragment.duration) as i64 + sample.cts.unwrap_or(0);
         let sync = sample.flags.unwrap_or(default_flags) & NON_SYNC == 0;
         fragment.presentation_time = fragment.presentation_time.min(at);
         fragment.starts_with_sync |= sync && fragment.samples == 0;
