@@ -72,7 +72,7 @@ impl Bitrate {
 
 fn bits_per_second(bytes: u64, duration: Duration) -> u64 {
     let micros = duration.as_micros().max(1);
-    u64::try_from((u128::from(bytes) * 8_000_000).div_ceil(micros)).unwrap_or(u64::MAX)
+    u64::try_from(u128::from(bytes) * 8_000_000 / micros).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

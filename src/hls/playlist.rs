@@ -328,6 +328,18 @@ mod tests {
     }
 
     #[test]
+    fn lost_segments_are_gaps_of_their_version() {
+        let mut resumed = playlist();
+        (resumed.lost, resumed.lost_key) = (2, "k0");
+        let text = resumed.to_string();
+        assert!(text.contains("#EXT-X-VERSION:8\n"), "{text}");
+        assert!(
+            text.contains("#EXT-X-GAP\n#EXTINF:2.00000,\nk0-s8.mp4\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn delta_update() {
         let mut delta = playlist();
         delta.skipped = 3;
