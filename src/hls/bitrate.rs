@@ -1,13 +1,15 @@
 //! How many bits and pictures per second a rendition has, for the multivariant playlist.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 /// Counts what passes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Bitrate {
     bytes: u64,
     duration: Duration,
     peak: u64,
+    /// Bytes and durations of the newest segments, at most 1.5 target durations and one segment of them.
+    recent: VecDeque<(u64, Duration)>,
     samples: u64,
     samples_duration: Duration,
 }
@@ -21,12 +23,23 @@ impl Bitrate {
         self.samples_duration += duration;
     }
 
-    /// A segment is complete. The peak is looked for among stretches of at least half a target duration (RFC 8216bis
-    /// section 4.1), so shorter ones do not count.
+    /// A segment is complete. The peak is that of any contiguous segments of 0.5 to 1.5 target durations together (RFC
+    /// 8216bis section 4.1): a short one counts with its neighbours.
     pub(super) fn segment(&mut self, bytes: u64, duration: Duration, target: Duration) {
-        if duration >= target / 2 {
-            self.peak = self.peak.max(bits_per_second(bytes, duration));
+        self.recent.push_back((bytes, duration));
+        let mut sum = (0, Duration::ZERO);
+        let mut within = 0;
+        for (bytes, duration) in self.recent.iter().rev() {
+            sum = (sum.0 + bytes, sum.1 + *duration);
+            if sum.1 > target * 3 / 2 {
+                break;
+            }
+            within += 1;
+            if sum.1 >= target / 2 {
+                self.peak = self.peak.max(bits_per_second(sum.0, sum.1));
+            }
         }
+        self.recent.drain(..self.recent.len() - within);
     }
 
     /// Average bits per second.
@@ -34,7 +47,7 @@ impl Bitrate {
         bits_per_second(self.bytes, self.duration)
     }
 
-    /// Bits per second of the largest segment; before there is one, of everything so far, which the keyframe at the
+    /// Bits per second of the largest segments; before there is one, of everything so far, which the keyframe at the
     /// beginning makes more rather than less.
     pub(super) fn peak(&self) -> u64 {
         self.peak.max(self.average())
@@ -67,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peak_is_of_the_largest_segment_that_is_long_enough() {
+    fn peak_is_of_the_largest_segments_that_are_long_enough() {
         let target = Duration::from_secs(2);
         let mut bitrate = Bitrate::default();
         bitrate.push(25_000, Duration::from_millis(200), 6);
@@ -78,8 +91,21 @@ mod tests {
         bitrate.segment(100_000, Duration::from_millis(500), target);
         bitrate.push(250_000, Duration::from_millis(1500), 45);
         bitrate.segment(250_000, Duration::from_millis(1500), target);
-        assert_eq!(bitrate.peak(), 1_333_333);
+        // 100 kB in 0.5 s and 250 kB in 1.5 s: neither alone is as much as both.
+        assert_eq!(bitrate.peak(), 1_400_000);
         assert_eq!(bitrate.average(), 900_000);
         assert!((bitrate.samples_per_second() - 30.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_is_remembered_for_the_peak_is_bounded() {
+        let mut bitrate = Bitrate::default();
+        for _ in 0..1000 {
+            bitrate.segment(25_000, Duration::from_millis(400), Duration::from_secs(2));
+        }
+        assert!(bitrate.recent.len() <= 7, "{}", bitrate.recent.len());
+        bitrate.segment(2_500_000, Duration::from_secs(10), Duration::from_secs(2));
+        assert!(bitrate.recent.is_empty());
+        assert_eq!(bitrate.peak(), 500_000);
     }
 }

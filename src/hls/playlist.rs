@@ -91,8 +91,12 @@ pub(super) struct RenditionReport {
 
 impl fmt::Display for MediaPlaylist<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Section 8: EXT-X-MAP asks for 6, EXT-X-SKIP for 9; the low-latency tags ask for nothing.
-        let version = if self.skipped > 0 { 9 } else { 6 };
+        // Section 8: EXT-X-MAP asks for 6, EXT-X-SKIP for 9; the low-latency tags ask for nothing. EXT-X-GAP came with 8.
+        let version = match (self.skipped, self.lost) {
+            (0, 0) => 6,
+            (0, _) => 8,
+            _ => 9,
+        };
         writeln!(out, "#EXTM3U\n#EXT-X-VERSION:{version}")?;
         if self.independent_segments {
             writeln!(out, "#EXT-X-INDEPENDENT-SEGMENTS")?;
@@ -321,6 +325,18 @@ mod tests {
         assert_eq!(text.matches(&marked).count(), 2, "{text}");
         assert_eq!(text.matches(INDEPENDENT).count(), 3, "{text}");
         assert!(!playlist().to_string().contains(INDEPENDENT));
+    }
+
+    #[test]
+    fn lost_segments_are_gaps_of_their_version() {
+        let mut resumed = playlist();
+        (resumed.lost, resumed.lost_key) = (2, "k0");
+        let text = resumed.to_string();
+        assert!(text.contains("#EXT-X-VERSION:8\n"), "{text}");
+        assert!(
+            text.contains("#EXT-X-GAP\n#EXTINF:2.00000,\nk0-s8.mp4\n"),
+            "{text}"
+        );
     }
 
     #[test]

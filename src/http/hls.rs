@@ -92,11 +92,13 @@ pub(super) async fn get(
         .ok()
         .and_then(|session_id| state.sessions.stream(&session_id))
         .ok_or_else(|| Problem::not_found("no session of this name is live"))?;
+    let mut blocking = false;
     let document = match part("tail").split_once('/') {
         None if part("tail") == PLAYLIST => waiting(&state, stream.multivariant()).await?,
         Some((rendition, PLAYLIST)) => {
             let reload =
                 BlockingReload::parse(request.query_string()).map_err(|error| refusal(&error))?;
+            blocking = reload.msn.is_some();
             waiting(&state, stream.media_playlist(rendition, reload)).await?
         }
         Some((rendition, name)) => {
@@ -118,7 +120,28 @@ pub(super) async fn get(
         }
         None => return Err(refusal(&HlsError::NotFound)),
     };
-    Ok(playlist(&request, &document))
+    let caching = playlist_caching(
+        &state.auth.play,
+        stream.settings().target_duration(),
+        blocking,
+    );
+    Ok(playlist(&request, &document, &caching))
+}
+
+/// `Cache-Control` of a playlist, by its target duration in seconds. Browsers ask each time, because they ask when
+/// they expect something new. Shared caches keep one for half a target duration, after which all viewers would ask
+/// again anyway, and the answer to a blocking reload, which stays right for those who come late with the same query,
+/// for a whole one. No longer, since a player may begin with `_HLS_msn=0`, and begins at what it gets.
+fn playlist_caching(access: &Access, target_duration: u64, blocking: bool) -> String {
+    let shared = if blocking {
+        target_duration
+    } else {
+        (target_duration / 2).max(1)
+    };
+    match access {
+        Access::Anyone => format!("public, max-age=0, s-maxage={shared}"),
+        Access::Tokens(_) => "private, no-cache".to_owned(),
+    }
 }
 
 /// The outcome of `answer`; one that is not there at once needs a place among the waiters.
@@ -151,7 +174,7 @@ fn refusal(error: &HlsError) -> Problem {
     }
 }
 
-fn playlist(request: &HttpRequest, document: &Document) -> HttpResponse {
+fn playlist(request: &HttpRequest, document: &Document, caching: &str) -> HttpResponse {
     let text = |name: HeaderName| request.headers().get(name)?.to_str().ok();
     let gzip = text(header::ACCEPT_ENCODING).is_some_and(accepts_gzip);
     let etag = if gzip {
@@ -162,7 +185,7 @@ fn playlist(request: &HttpRequest, document: &Document) -> HttpResponse {
     let mut answer = HttpResponseBuilder::new(StatusCode::OK);
     answer
         .insert_header((header::ETAG, etag.as_str()))
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .insert_header((header::CACHE_CONTROL, caching))
         .insert_header((header::VARY, "Accept-Encoding"));
     if text(header::IF_NONE_MATCH).is_some_and(|tags| etag::none_match_fails(tags, &etag)) {
         return answer.status(StatusCode::NOT_MODIFIED).finish();
@@ -217,6 +240,24 @@ mod tests {
         ] {
             assert_eq!(accepts_gzip(header), welcome, "{header:?}");
         }
+    }
+
+    #[test]
+    fn shared_caches_keep_playlists_for_less_than_their_next_state_lasts() {
+        for (target, blocking, seconds) in [
+            (1, false, 1),
+            (1, true, 1),
+            (2, false, 1),
+            (6, false, 3),
+            (6, true, 6),
+        ] {
+            assert_eq!(
+                playlist_caching(&Access::Anyone, target, blocking),
+                format!("public, max-age=0, s-maxage={seconds}")
+            );
+        }
+        let guarded = playlist_caching(&Access::Tokens(Vec::new()), 2, true);
+        assert_eq!(guarded, "private, no-cache");
     }
 
     #[test]

@@ -44,7 +44,8 @@ async fn h23_playlists_say_how_they_may_be_kept() {
             header(&response, "content-type"),
             "application/vnd.apple.mpegurl"
         );
-        assert_eq!(header(&response, "cache-control"), "no-cache");
+        let caching = header(&response, "cache-control");
+        assert_eq!(caching, "public, max-age=0, s-maxage=1");
         assert_eq!(header(&response, "vary"), "Accept-Encoding");
         assert_eq!(header(&response, "access-control-allow-origin"), "*");
         assert!(header(&response, "access-control-expose-headers").contains("ETag"));

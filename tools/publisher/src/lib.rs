@@ -16,6 +16,7 @@
 
 pub mod bench;
 mod bitstream;
+pub mod boxes;
 pub mod clip;
 pub mod codec;
 pub mod encode;

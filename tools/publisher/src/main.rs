@@ -20,6 +20,7 @@ use whipgate_publisher::{
     AudioSource, ClipSpec, LiveSpec, PathOptions, PublishOptions, Publisher, VideoCodec,
     VideoFormat, VideoSource,
     bench::{BenchOptions, bench, table},
+    boxes,
     load::{LoadOptions, percentile, run},
     receiver::{Received, Receiver, ReceiverOptions},
     scenarios::{self, ScenarioOptions},
@@ -54,6 +55,8 @@ enum What {
     Case(CaseArguments),
     /// Be a WHIP endpoint that says what it receives, to try clients on.
     Receive(Receive),
+    /// Print the boxes of fragmented MP4 files as JSON, an array for each file.
+    Boxes(Boxes),
 }
 
 #[derive(Args)]
@@ -246,6 +249,13 @@ struct Receive {
     codec: VideoCodec,
 }
 
+#[derive(Args)]
+struct Boxes {
+    /// The files; an init segment precedes its fragments in the same file.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env()
@@ -282,6 +292,7 @@ async fn dispatch(command: What) -> Result<()> {
             .await
             .map(drop),
         What::Receive(arguments) => receive(arguments).await,
+        What::Boxes(arguments) => print_boxes(&arguments),
     }
 }
 
@@ -567,6 +578,16 @@ async fn receive(arguments: Receive) -> Result<()> {
             other => tracing::info!("{other:?}"),
         }
     }
+}
+
+fn print_boxes(arguments: &Boxes) -> Result<()> {
+    let files = arguments.files.iter().map(|file| {
+        let of = || format!("{}", file.display());
+        let bytes = std::fs::read(file).with_context(of)?;
+        boxes::read(&bytes).with_context(of)
+    });
+    let files = files.collect::<Result<Vec<_>>>()?;
+    writeln!(io::stdout(), "{}", serde_json::to_string(&files)?).context("cannot print")
 }
 
 fn print(value: &impl Serialize) -> Result<()> {
