@@ -2,8 +2,10 @@
 //! is in `reader`.
 
 use std::{
+    fs::File,
+    path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
@@ -51,6 +53,8 @@ pub(super) struct State {
     alignment: Alignment,
     /// When it ended.
     ended_at: Option<Instant>,
+    /// The recordings that parts were offloaded to, by the file they were said to be in.
+    files: Vec<(Weak<File>, Arc<Path>)>,
     /// The stream before this one, while players may still be at its end.
     pub(super) predecessor: Option<Stream>,
     /// Counts changes of anything that a media playlist shows.
@@ -205,6 +209,8 @@ impl Stream {
         let changed = Arc::clone(&rendition.changed);
         state.version += 1;
         if pushed.boundary {
+            let files = &state.files;
+            rendition.archive_old(now, |range| path_of(files, range));
             state.let_go_of_predecessor(now);
             state.outline += 1;
         }
@@ -251,6 +257,25 @@ impl Stream {
         rendition.is_some_and(|rendition| rendition.offload(part.0, range))
     }
 
+    /// Says under which path `file`, in which parts are going to lie ([`Self::offload`]), can be opened again at any time:
+    /// that is how segments are read that only a DVR playlist still lists. The path must never stand for another file.
+    pub fn recorded_in(&self, file: &Arc<File>, path: &Path) {
+        let mut state = self.0.lock();
+        state.files.retain(|(known, _)| known.strong_count() > 0);
+        state.files.push((Arc::downgrade(file), path.into()));
+    }
+
+    /// How long after its end a stream is kept: see [`Settings::reach`]. With [`Settings::dvr`] for as long as it takes to
+    /// watch it from the beginning, if that is longer.
+    pub fn reach(&self) -> Duration {
+        let state = self.0.lock();
+        let longest = state.renditions.iter().filter_map(Rendition::dvr_duration);
+        longest
+            .max()
+            .unwrap_or_default()
+            .max(self.0.settings.reach())
+    }
+
     /// Whether a rendition that is made on demand is to be made now: somebody asked for its playlist or media within the
     /// last 10 s (four target durations, if they are longer).
     pub fn is_wanted(&self, rendition: RenditionId) -> bool {
@@ -289,6 +314,7 @@ impl Stream {
         let mut changed = Vec::new();
         for rendition in &mut state.renditions {
             rendition.complete_segment(now);
+            rendition.release();
             changed.push(Arc::clone(&rendition.changed));
         }
         drop(state);
@@ -363,7 +389,7 @@ impl State {
     /// Forgets the stream before once nobody can be behind so far any more.
     fn let_go_of_predecessor(&mut self, now: Instant) {
         self.predecessor.take_if(|before| {
-            let reach = before.0.settings.reach();
+            let reach = before.reach();
             let ended_at = before.0.lock().ended_at;
             ended_at.is_none_or(|at| now.saturating_duration_since(at) > reach)
         });
@@ -383,7 +409,7 @@ impl State {
         key: &StreamKey,
         skip: bool,
     ) -> Arc<Document> {
-        let rendition = &self.renditions[index];
+        let rendition = &mut self.renditions[index];
         let cached = if skip {
             &rendition.delta
         } else {
@@ -394,6 +420,8 @@ impl State {
         {
             return Arc::clone(document);
         }
+        rendition.pack(key.as_str());
+        let rendition = &self.renditions[index];
         let others = self.renditions.iter().enumerate();
         let reports = others
             .filter(|(other, r)| *other != index && r.expected && !self.ended)
@@ -412,7 +440,7 @@ impl State {
         } else {
             let delta = if skip { "-delta" } else { "" };
             let tag = format!("{key}-{}-{}{delta}", rendition.name, self.version);
-            Document::new(playlist.to_string(), tag)
+            playlist.document(tag)
         };
         let rendition = &mut self.renditions[index];
         let cached = if skip {
@@ -447,9 +475,18 @@ impl State {
     }
 }
 
+/// The path of the file that a range lies in.
+fn path_of(files: &[(Weak<File>, Arc<Path>)], range: &FileRange) -> Option<Arc<Path>> {
+    files
+        .iter()
+        .find(|(file, _)| std::ptr::eq(file.as_ptr(), Arc::as_ptr(&range.file)))
+        .map(|(_, path)| Arc::clone(path))
+}
+
 fn rendition_status(rendition: &Rendition) -> RenditionStatus {
     let init = rendition.init();
     let (media_sequence, segments, parts) = rendition.counts();
+    let (archived_segments, gaps, archive_bytes) = rendition.archive_counts();
     RenditionStatus {
         name: rendition.name.to_string(),
         kind: rendition.kind,
@@ -466,6 +503,9 @@ fn rendition_status(rendition: &Rendition) -> RenditionStatus {
         discontinuities: rendition.discontinuity(),
         independent_segments: rendition.all_independent(),
         memory_bytes: rendition.memory(),
+        archived_segments,
+        gaps,
+        archive_bytes,
         last_part_age_seconds: rendition.last_part.map(|at| at.elapsed().as_secs_f64()),
     }
 }
