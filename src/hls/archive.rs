@@ -94,12 +94,11 @@ impl Archive {
                 })
             })
             .collect();
-        match places {
-            Some(places) => self.write_places(&places),
-            None => {
-                flags |= GAP;
-                self.gaps += 1;
-            }
+        if let Some(places) = places {
+            self.write_places(&places);
+        } else {
+            flags |= GAP;
+            self.gaps += 1;
         }
         if self.inits.last().map(|init| init.number) != Some(segment.init.number) {
             self.inits.push(segment.init.clone());
@@ -129,12 +128,12 @@ impl Archive {
                 len += next.len;
             }
             let file = self.file(&first.path);
-            match before.filter(|(known, end)| *known == file && *end <= first.offset) {
-                Some((_, end)) => write_number(&mut self.places, (first.offset - end) << 1),
-                None => {
-                    write_number(&mut self.places, (first.offset << 1) | 1);
-                    write_number(&mut self.places, file as u64);
-                }
+            let after = before.filter(|(known, end)| *known == file && *end <= first.offset);
+            if let Some((_, end)) = after {
+                write_number(&mut self.places, (first.offset - end) << 1);
+            } else {
+                write_number(&mut self.places, (first.offset << 1) | 1);
+                write_number(&mut self.places, file as u64);
             }
             write_number(&mut self.places, len);
             before = Some((file, first.offset + len));

@@ -85,7 +85,7 @@ struct Entry {
 }
 
 impl Indexes {
-    /// How many are remembered. One has about 170 kB per hour of recording.
+    /// How many are remembered. One has about 90 kB per hour of recording.
     const LIMIT: usize = 32;
 
     /// The segments of an open file.
@@ -284,7 +284,7 @@ impl Builder {
             let mut time = tfdt.base_media_decode_time;
             let mut run: Option<Run> = None;
             for entry in traf.trun.iter().flat_map(|trun| &trun.samples) {
-                let sample = scan::resolve(track, traf, entry.clone(), time);
+                let sample = scan::resolve(track, traf, entry, time);
                 let shown = time.saturating_add_signed(sample.composition_offset);
                 let start = nanos(shown, track);
                 let end = nanos(shown.saturating_add(u64::from(sample.duration)), track);

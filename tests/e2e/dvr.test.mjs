@@ -34,9 +34,7 @@ async function fetched(address) {
 async function player(address, config = {}) {
   const page = await browser.newPage();
   await page.goto(gateway.base);
-  const script = await (await fetch(`${gateway.base}/watch/any`)).text();
-  const source = script.match(/<script[^>]*src="([^"]*hls[^"]*)"/)?.[1];
-  if (source) await page.addScriptTag({ url: new URL(source, `${gateway.base}/watch/any`).href });
+  await page.addScriptTag({ url: `${gateway.base}/assets/hls.js` });
   await page.evaluate(
     async ({ address, config }) => {
       const video = Object.assign(document.createElement('video'), { muted: true });
@@ -84,7 +82,7 @@ async function playsFrom(page, time) {
 }
 
 test('DVR: everything since the start, out of the recording, then VOD', async () => {
-  const publishing = publisher('--url', gateway.whip('event'), '--duration', '40s');
+  const publishing = publisher('demo', '--url', gateway.whip('event'), '--seconds', 40);
   const early = {};
   await until('two segments', async () => {
     for (const kind of ['video', 'audio']) {
@@ -191,7 +189,7 @@ test('VOD: a finished recording plays by byte range, seeks, and has every pictur
 });
 
 test('VOD: a recording in progress says where to watch it', async () => {
-  const publishing = publisher('--url', gateway.whip('growing'), '--duration', '30s');
+  const publishing = publisher('demo', '--url', gateway.whip('growing'), '--seconds', 30);
   const file = await until('the recording', async () => (await gateway.json('/recordings/growing')).recordings[0], 20);
   assert.equal(file.playlist, null);
   const response = await fetch(`${gateway.base}${file.url}/index.m3u8`);

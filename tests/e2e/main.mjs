@@ -12,3 +12,4 @@ import './scenarios.test.mjs';
 import './isolation.test.mjs';
 import './refusals.test.mjs';
 import './continuity.test.mjs';
+import './dvr.test.mjs';

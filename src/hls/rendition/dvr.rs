@@ -89,9 +89,12 @@ impl Rendition {
     /// nothing is added any more, which players that come later go by, and those that saw `EVENT` stop loading it at
     /// `EXT-X-ENDLIST` in any case.
     pub(super) fn playlist_type(&self, ended: bool) -> Option<PlaylistType> {
-        self.archive.as_ref().map(|_| match ended {
-            false => PlaylistType::Event,
-            true => PlaylistType::Vod,
+        self.archive.as_ref().map(|_| {
+            if ended {
+                PlaylistType::Vod
+            } else {
+                PlaylistType::Event
+            }
         })
     }
 
