@@ -1,6 +1,8 @@
 //! The handle of a stream and its producers' side: short, synchronous calls from a media worker thread. What readers do
 //! is in `reader`.
 
+mod dvr;
+
 use std::{
     fs::File,
     path::Path,
@@ -210,7 +212,7 @@ impl Stream {
         state.version += 1;
         if pushed.boundary {
             let files = &state.files;
-            rendition.archive_old(now, |range| path_of(files, range));
+            rendition.archive_old(now, |range| dvr::path_of(files, range));
             state.let_go_of_predecessor(now);
             state.outline += 1;
         }
@@ -255,25 +257,6 @@ impl Stream {
         let mut state = self.0.lock();
         let rendition = state.renditions.iter_mut().find(|r| r.id == kind.into());
         rendition.is_some_and(|rendition| rendition.offload(part.0, range))
-    }
-
-    /// Says under which path `file`, in which parts are going to lie ([`Self::offload`]), can be opened again at any time:
-    /// that is how segments are read that only a DVR playlist still lists. The path must never stand for another file.
-    pub fn recorded_in(&self, file: &Arc<File>, path: &Path) {
-        let mut state = self.0.lock();
-        state.files.retain(|(known, _)| known.strong_count() > 0);
-        state.files.push((Arc::downgrade(file), path.into()));
-    }
-
-    /// How long after its end a stream is kept: see [`Settings::reach`]. With [`Settings::dvr`] for as long as it takes to
-    /// watch it from the beginning, if that is longer.
-    pub fn reach(&self) -> Duration {
-        let state = self.0.lock();
-        let longest = state.renditions.iter().filter_map(Rendition::dvr_duration);
-        longest
-            .max()
-            .unwrap_or_default()
-            .max(self.0.settings.reach())
     }
 
     /// Whether a rendition that is made on demand is to be made now: somebody asked for its playlist or media within the
@@ -473,14 +456,6 @@ impl State {
         self.multivariant = Some((self.outline, Arc::clone(&document)));
         Some(document)
     }
-}
-
-/// The path of the file that a range lies in.
-fn path_of(files: &[(Weak<File>, Arc<Path>)], range: &FileRange) -> Option<Arc<Path>> {
-    files
-        .iter()
-        .find(|(file, _)| std::ptr::eq(file.as_ptr(), Arc::as_ptr(&range.file)))
-        .map(|(_, path)| Arc::clone(path))
 }
 
 fn rendition_status(rendition: &Rendition) -> RenditionStatus {
