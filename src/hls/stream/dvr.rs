@@ -19,8 +19,8 @@ impl Stream {
         state.files.push((Arc::downgrade(file), path.into()));
     }
 
-    /// How long after its end a stream is kept: see [`Settings::reach`]. With [`Settings::dvr`] for as long as it takes to
-    /// watch it from the beginning, if that is longer.
+    /// How long after its end a stream is kept: see [`reach`](crate::hls::Settings::reach) of its settings. With
+    /// [`dvr`](crate::hls::Settings::dvr) for as long as it takes to watch it from the beginning, if that is longer.
     pub fn reach(&self) -> Duration {
         let state = self.0.lock();
         let longest = state.renditions.iter().filter_map(Rendition::dvr_duration);
