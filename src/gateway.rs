@@ -298,6 +298,7 @@ fn session_settings(config: &Config) -> session::Settings {
             segment_duration: config.hls.segment_duration,
             first_segment: FIRST_SEGMENT.min(config.hls.segment_duration),
             window: config.hls.window,
+            dvr: config.hls.dvr,
             audio: config.hls.audio.clone(),
             max_waiters: config.limits.waiters,
             ..hls::Settings::default()

@@ -195,9 +195,9 @@ fn unknown_keys_are_refused_by_name_from_every_source() {
         ),
         "{message}"
     );
-    let message = refusal(set("hls.dvr=true"));
+    let message = refusal(set("hls.rewind=true"));
     assert!(
-        message.starts_with("--set hls.dvr: unknown key `hls.dvr`"),
+        message.starts_with("--set hls.rewind: unknown key `hls.rewind`"),
         "{message}"
     );
     for text in [
@@ -374,6 +374,10 @@ fn keys_that_contradict_each_other_are_all_reported() {
         ),
         (&["hls.window=5s"], "at least three times"),
         (&["hls.window=2h"], "at most 1h"),
+        (
+            &["hls.dvr=true", "recording.enabled=false"],
+            "Two ways out: record (recording.enabled = true), or keep to the window (hls.dvr = false)",
+        ),
         (&["http.tls_key=/k"], "http.tls_certificate is not"),
         (&["http.tls_certificate=/k"], "http.tls_key is not"),
         (&["http.cors_origins=*,https://a"], "stands alone"),

@@ -149,6 +149,8 @@ pub struct Hls {
     /// How much of the past a live playlist lists.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
+    /// The playlist lists everything since the beginning; what is older than the window is read from the recording.
+    pub dvr: bool,
     /// Forms in which sound is listed, the preferred one first. AAC is made only while somebody plays it.
     pub audio: Vec<AudioFormat>,
 }
@@ -159,6 +161,7 @@ impl Default for Hls {
             part_duration: Duration::from_millis(200),
             segment_duration: Duration::from_secs(2),
             window: Duration::from_secs(30),
+            dvr: false,
             audio: vec![AudioFormat::Opus],
         }
     }

@@ -135,6 +135,13 @@ impl Config {
             Duration::from_millis(500),
             Duration::from_secs(30),
         );
+        if hls.dvr && !self.recording.enabled {
+            problems.push(
+                "hls.dvr = true reads the past from the recording, but recording.enabled = false. Two ways out: record \
+                 (recording.enabled = true), or keep to the window (hls.dvr = false)"
+                    .to_owned(),
+            );
+        }
         if hls.audio.is_empty() {
             problems.push("hls.audio: name opus, aac or both".to_owned());
         }

@@ -8,14 +8,25 @@ use std::{
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
+use super::block::{self, Block};
 use crate::media::{FileRange, MediaKind};
 
 /// A playlist, rendered once per state of its stream and shared by everybody who gets that state.
 #[derive(Debug)]
 pub struct Document {
-    body: Bytes,
+    body: OnceLock<Bytes>,
+    /// What the body is made of when somebody asks for it, if it is not there from the beginning.
+    pieces: Option<Pieces>,
     tag: String,
     gzip: OnceLock<Bytes>,
+}
+
+/// A long playlist whose older lines are compressed already.
+#[derive(Debug)]
+struct Pieces {
+    head: String,
+    blocks: Vec<Arc<Block>>,
+    tail: String,
 }
 
 impl Document {
@@ -25,7 +36,23 @@ impl Document {
     /// `tag` names this state of this playlist and no other.
     pub(super) fn new(body: String, tag: String) -> Arc<Self> {
         Arc::new(Self {
-            body: body.into(),
+            body: Bytes::from(body).into(),
+            pieces: None,
+            tag,
+            gzip: OnceLock::new(),
+        })
+    }
+
+    /// The same with the lines of `blocks` between `head` and `tail`. Only who asks for it uncompressed makes it long.
+    pub(super) fn packed(
+        head: String,
+        blocks: Vec<Arc<Block>>,
+        tail: String,
+        tag: String,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            body: OnceLock::new(),
+            pieces: Some(Pieces { head, blocks, tail }),
             tag,
             gzip: OnceLock::new(),
         })
@@ -33,16 +60,27 @@ impl Document {
 
     /// The playlist, UTF-8.
     pub fn body(&self) -> &Bytes {
-        &self.body
+        self.body.get_or_init(|| {
+            // What was compressed here can be read; an empty body would be the visible sign if it ever could not.
+            self.pieces
+                .as_ref()
+                .and_then(|Pieces { head, blocks, tail }| {
+                    block::plain(head.as_bytes(), blocks, tail.as_bytes()).ok()
+                })
+                .unwrap_or_default()
+        })
     }
 
     /// The playlist in `gzip` coding: compressed by the first who asks, about 0.1 ms of computing, and shared from
     /// then on. Brotli at the same cost saves 80 bytes more of 4,000, which is not worth a second form.
     pub fn gzip(&self) -> &Bytes {
         self.gzip.get_or_init(|| {
+            if let Some(Pieces { head, blocks, tail }) = &self.pieces {
+                return block::gzip(head.as_bytes(), blocks, tail.as_bytes()).unwrap_or_default();
+            }
             let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
             // Writing to a Vec cannot fail; an empty body would be the visible sign if it ever did.
-            let written = encoder.write_all(&self.body);
+            let written = encoder.write_all(self.body());
             written
                 .and_then(|()| encoder.finish())
                 .map(Bytes::from)

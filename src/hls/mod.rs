@@ -11,14 +11,18 @@
 //! | `stream` | the handle and what producers do |
 //! | `reader` | what readers do, and waiting |
 //! | `rendition`, `segment` | parts become segments; the sliding window |
+//! | `archive`, `block` | DVR: segments that are older than the window, and their lines |
 //! | `alignment` | discontinuities over all renditions |
 //! | `succession` | what one stream hands to the next |
 //! | `playlist`, `multivariant` | texts, pure |
+//! | `vod` | the playlist of a finished recording, pure |
 //! | `outline` | what the multivariant playlist says of the renditions |
 //! | `name`, `directives` | names and queries, pure |
 
 mod alignment;
+mod archive;
 mod bitrate;
+mod block;
 mod directives;
 mod document;
 mod error;
@@ -32,6 +36,7 @@ mod segment;
 mod status;
 mod stream;
 mod succession;
+mod vod;
 
 use std::time::Duration;
 
@@ -44,6 +49,7 @@ pub use name::{Item, Name, RenditionId, StreamKey};
 pub use status::{RenditionStatus, State, Status};
 pub use stream::{PartKey, Stream};
 pub use succession::{Progress, RenditionProgress};
+pub use vod::{VodMap, VodPlaylist, VodSegment};
 
 /// How a [`Stream`] is cut, kept and waited for. Fixed for its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +63,10 @@ pub struct Settings {
     pub first_segment: Duration,
     /// How much complete media the playlists list at least; never less than three target durations.
     pub window: Duration,
+    /// The playlists go back to the beginning of the stream: segments that are older than the window are read from the
+    /// recording ([`Stream::recorded_in`]) and never leave the list. What is made on demand has the window only, since
+    /// it is not recorded.
+    pub dvr: bool,
     /// The forms in which sound is listed, the preferred one first. AAC is listed without being there, and then made
     /// while [`Stream::is_wanted`] says so.
     pub audio: Vec<AudioFormat>,
@@ -98,6 +108,7 @@ impl Default for Settings {
             segment_duration: Duration::from_secs(2),
             first_segment: Duration::from_secs(2),
             window: Duration::from_secs(30),
+            dvr: false,
             audio: vec![AudioFormat::Opus],
             max_waiters: 1000,
             join_wait: Duration::from_secs(2),

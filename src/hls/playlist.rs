@@ -9,7 +9,11 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::name::{Item, Name};
+use super::{
+    archive::Packed,
+    document::Document,
+    name::{Item, Name},
+};
 
 /// Precedes each segment that starts with a keyframe in a playlist where not all do. RFC 8216 has no tag for that, and the
 /// attribute of the parts goes with them; this is a comment to players, and tells the watch page where decoding can start.
@@ -26,6 +30,8 @@ pub(super) struct MediaPlaylist<'a> {
     pub(super) part_target: Duration,
     /// `PART-HOLD-BACK`.
     pub(super) part_hold_back: Duration,
+    /// `EXT-X-PLAYLIST-TYPE`, if it has one.
+    pub(super) kind: Option<PlaylistType>,
     /// Every listed segment starts with a sample that decodes by itself.
     pub(super) independent_segments: bool,
     /// Media sequence number of the first segment, a lost one included.
@@ -36,9 +42,12 @@ pub(super) struct MediaPlaylist<'a> {
     pub(super) lost: u64,
     /// The key they had.
     pub(super) lost_key: &'a str,
-    /// All segments, oldest first; the last one may be in progress.
+    /// The oldest segments, if their lines are made already.
+    pub(super) packed: Packed,
+    /// All other segments, oldest first; the last one may be in progress.
     pub(super) segments: Vec<SegmentEntry>,
-    /// How many segments at the beginning are left out, for a delta update.
+    /// How many segments at the beginning are left out, for a delta update; those that are lost or packed are left out
+    /// all or none.
     pub(super) skipped: usize,
     /// Number of the part to come, if one is to come.
     pub(super) hinted_part: Option<u64>,
@@ -46,6 +55,15 @@ pub(super) struct MediaPlaylist<'a> {
     pub(super) reports: Vec<RenditionReport>,
     /// Nothing will be added.
     pub(super) ended: bool,
+}
+
+/// `EXT-X-PLAYLIST-TYPE` (section 4.4.3.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PlaylistType {
+    /// Segments are added and never removed.
+    Event,
+    /// Nothing changes any more.
+    Vod,
 }
 
 /// One segment of a [`MediaPlaylist`].
@@ -61,6 +79,8 @@ pub(super) struct SegmentEntry {
     pub(super) discontinuity: bool,
     /// Starts with a sample that decodes by itself.
     pub(super) independent: bool,
+    /// There is nothing to fetch.
+    pub(super) gap: bool,
     /// Wall-clock time of its first sample.
     pub(super) program_date_time: SystemTime,
     /// Its parts, while they are listed.
@@ -89,15 +109,45 @@ pub(super) struct RenditionReport {
     pub(super) last_part: u64,
 }
 
+/// The whole text; without the lines that are packed, which only [`MediaPlaylist::document`] has.
 impl fmt::Display for MediaPlaylist<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_head(out)?;
+        self.write_rest(out)
+    }
+}
+
+impl MediaPlaylist<'_> {
+    /// The playlist under `tag`, which names this state of it and no other.
+    pub(super) fn document(&self, tag: String) -> Arc<Document> {
+        if self.packed.blocks.is_empty() || self.skipped > 0 {
+            return Document::new(self.to_string(), tag);
+        }
+        let (mut head, mut rest) = (String::new(), String::new());
+        let written = self
+            .write_head(&mut head)
+            .and_then(|()| self.write_rest(&mut rest));
+        debug_assert!(written.is_ok(), "writing to a String cannot fail");
+        Document::packed(head, self.packed.blocks.clone(), rest, tag)
+    }
+
+    fn has_gaps(&self) -> bool {
+        self.lost > 0 || self.packed.gaps || self.segments.iter().any(|segment| segment.gap)
+    }
+
+    fn write_head(&self, out: &mut impl fmt::Write) -> fmt::Result {
         // Section 8: EXT-X-MAP asks for 6, EXT-X-SKIP for 9; the low-latency tags ask for nothing. EXT-X-GAP came with 8.
-        let version = match (self.skipped, self.lost) {
-            (0, 0) => 6,
-            (0, _) => 8,
+        let version = match (self.skipped, self.has_gaps()) {
+            (0, false) => 6,
+            (0, true) => 8,
             _ => 9,
         };
         writeln!(out, "#EXTM3U\n#EXT-X-VERSION:{version}")?;
+        match self.kind {
+            Some(PlaylistType::Event) => writeln!(out, "#EXT-X-PLAYLIST-TYPE:EVENT")?,
+            Some(PlaylistType::Vod) => writeln!(out, "#EXT-X-PLAYLIST-TYPE:VOD")?,
+            None => {}
+        }
         if self.independent_segments {
             writeln!(out, "#EXT-X-INDEPENDENT-SEGMENTS")?;
         }
@@ -124,7 +174,8 @@ impl fmt::Display for MediaPlaylist<'_> {
             writeln!(out, "#EXT-X-SKIP:SKIPPED-SEGMENTS={}", self.skipped)?;
         }
         // Section 4.4.4.7: players keep their place by these and load none of them.
-        for msn in (self.media_sequence..).take(usize::try_from(self.lost).unwrap_or(usize::MAX)) {
+        let lost = if self.skipped > 0 { 0 } else { self.lost };
+        for msn in (self.media_sequence..).take(usize::try_from(lost).unwrap_or(usize::MAX)) {
             let uri = Name {
                 key: self.lost_key,
                 item: Item::Segment(msn),
@@ -135,15 +186,26 @@ impl fmt::Display for MediaPlaylist<'_> {
                 self.target_duration
             )?;
         }
-        let mut init = None;
+        Ok(())
+    }
+
+    fn write_rest(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        let before = usize::try_from(self.lost)
+            .unwrap_or(usize::MAX)
+            .saturating_add(self.packed.segments);
+        let skipped = self.skipped.saturating_sub(before);
+        let mut init = self.packed.init;
         for (index, segment) in self.segments.iter().enumerate() {
-            if index >= self.skipped {
-                self.write_segment(out, segment, init)?;
+            if index >= skipped {
+                write_segment(out, self.key, !self.independent_segments, segment, init)?;
             }
             init = Some(segment.init);
         }
         if let Some(part) = self.hinted_part {
-            let uri = self.name(Item::Part(part));
+            let uri = Name {
+                key: self.key,
+                item: Item::Part(part),
+            };
             writeln!(out, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{uri}\"")?;
         }
         for report in &self.reports {
@@ -160,51 +222,48 @@ impl fmt::Display for MediaPlaylist<'_> {
     }
 }
 
-impl MediaPlaylist<'_> {
-    /// `init` is the one in force, by the segment before.
-    fn write_segment(
-        &self,
-        out: &mut fmt::Formatter<'_>,
-        segment: &SegmentEntry,
-        init: Option<u64>,
-    ) -> fmt::Result {
-        if segment.discontinuity {
-            writeln!(out, "#EXT-X-DISCONTINUITY")?;
-        }
-        if segment.discontinuity || init != Some(segment.init) {
-            let uri = self.name(Item::Init(segment.init));
-            writeln!(out, "#EXT-X-MAP:URI=\"{uri}\"")?;
-        }
-        write_date(out, segment.program_date_time)?;
-        if segment.independent && !self.independent_segments {
-            writeln!(out, "{INDEPENDENT}")?;
-        }
-        for part in &segment.parts {
-            write!(
-                out,
-                "#EXT-X-PART:DURATION={:.5},URI=\"{}\"",
-                part.duration.as_secs_f64(),
-                self.name(Item::Part(part.number))
-            )?;
-            out.write_str(if part.independent {
-                ",INDEPENDENT=YES\n"
-            } else {
-                "\n"
-            })?;
-        }
-        if let Some(msn) = segment.complete {
-            let uri = self.name(Item::Segment(msn));
-            writeln!(out, "#EXTINF:{:.5},\n{uri}", segment.duration.as_secs_f64())?;
-        }
-        Ok(())
+/// Writes the lines of one segment. `key` is in its names; `mark` says that it starts with a keyframe, if it does; `init`
+/// is the init segment in force, by the segment before.
+pub(super) fn write_segment(
+    out: &mut impl fmt::Write,
+    key: &str,
+    mark: bool,
+    segment: &SegmentEntry,
+    init: Option<u64>,
+) -> fmt::Result {
+    let name = |item| Name { key, item };
+    if segment.discontinuity {
+        writeln!(out, "#EXT-X-DISCONTINUITY")?;
     }
-
-    fn name(&self, item: Item) -> Name<'_> {
-        Name {
-            key: self.key,
-            item,
-        }
+    if segment.discontinuity || init != Some(segment.init) {
+        let uri = name(Item::Init(segment.init));
+        writeln!(out, "#EXT-X-MAP:URI=\"{uri}\"")?;
     }
+    write_date(out, segment.program_date_time)?;
+    if segment.independent && mark {
+        writeln!(out, "{INDEPENDENT}")?;
+    }
+    for part in &segment.parts {
+        write!(
+            out,
+            "#EXT-X-PART:DURATION={:.5},URI=\"{}\"",
+            part.duration.as_secs_f64(),
+            name(Item::Part(part.number))
+        )?;
+        out.write_str(if part.independent {
+            ",INDEPENDENT=YES\n"
+        } else {
+            "\n"
+        })?;
+    }
+    if let Some(msn) = segment.complete {
+        if segment.gap {
+            writeln!(out, "#EXT-X-GAP")?;
+        }
+        let uri = name(Item::Segment(msn));
+        writeln!(out, "#EXTINF:{:.5},\n{uri}", segment.duration.as_secs_f64())?;
+    }
+    Ok(())
 }
 
 /// `CAN-SKIP-UNTIL`: segments further than this from the playlist's end may be skipped (section 4.4.3.8).
@@ -212,7 +271,7 @@ pub(super) const fn skip_boundary(target_duration: u64) -> Duration {
     Duration::from_secs(6 * target_duration)
 }
 
-fn write_date(out: &mut fmt::Formatter<'_>, at: SystemTime) -> fmt::Result {
+fn write_date(out: &mut impl fmt::Write, at: SystemTime) -> fmt::Result {
     let at = OffsetDateTime::from(at);
     writeln!(
         out,
@@ -238,6 +297,7 @@ mod tests {
             init: 0,
             discontinuity: false,
             independent: parts.first().is_none_or(|number| number % 2 == 0),
+            gap: false,
             program_date_time: SystemTime::UNIX_EPOCH
                 + Duration::from_micros(1_764_000_000_123_999),
             parts: parts
@@ -264,11 +324,13 @@ mod tests {
             target_duration: 2,
             part_target: Duration::from_millis(200),
             part_hold_back: Duration::from_millis(600),
+            kind: None,
             independent_segments: true,
             media_sequence: 7,
             discontinuity_sequence: 3,
             lost: 0,
             lost_key: "",
+            packed: Packed::default(),
             segments: vec![segment(Some(7), &[]), changed, inherits, open],
             skipped: 0,
             hinted_part: Some(44),

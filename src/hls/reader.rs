@@ -6,6 +6,9 @@
 
 use std::{
     cmp::Ordering,
+    fs::File,
+    io,
+    path::Path,
     sync::{Arc, atomic},
     time::Duration,
 };
@@ -16,17 +19,64 @@ use tokio::{
 };
 
 use super::{
-    BlockingReload, Document, HlsError, Item, Name, RenditionId, Resource, Stream,
+    BlockingReload, Chunk, Document, HlsError, Item, Name, RenditionId, Resource, Stream,
+    archive::Place,
     rendition::Rendition,
     stream::{Shared, State},
     succession::rendition_name,
 };
+use crate::media::{FileRange, MediaKind};
 
 /// What a look at the state came to.
 enum Step<T> {
     Done(Result<T, HlsError>),
     /// Look again when this is told, or at that time at the latest.
     Wait(watch::Receiver<()>, Option<Instant>),
+}
+
+/// Media that was asked for, and where it is.
+enum Found {
+    Kept(MediaKind, Vec<Chunk>),
+    Archived(MediaKind, Vec<Place>),
+}
+
+impl Found {
+    /// The media under its name, with the files open.
+    async fn open(self, name: &str) -> Result<Resource, HlsError> {
+        let (kind, places) = match self {
+            Self::Kept(kind, chunks) => return Ok(Resource::new(name, kind, chunks)),
+            Self::Archived(kind, places) => (kind, places),
+        };
+        let opened = tokio::task::spawn_blocking(move || open_places(places)).await;
+        match opened.map_err(io::Error::other).flatten() {
+            Ok(chunks) => Ok(Resource::new(name, kind, chunks)),
+            Err(error) => {
+                tracing::warn!(name, %error, "a segment cannot be read from its recording");
+                Err(HlsError::NotFound)
+            }
+        }
+    }
+}
+
+/// Opens the files of these places, each once for places that follow each other in it.
+fn open_places(places: Vec<Place>) -> io::Result<Vec<Chunk>> {
+    let mut open: Option<(Arc<Path>, Arc<File>)> = None;
+    let mut chunks = Vec::with_capacity(places.len());
+    for Place { path, offset, len } in places {
+        let file = match open.take().filter(|(known, _)| *known == path) {
+            Some((_, file)) => file,
+            None => Arc::new(File::open(&path).map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            })?),
+        };
+        chunks.push(Chunk::File(FileRange {
+            file: Arc::clone(&file),
+            offset,
+            len,
+        }));
+        open = Some((path, file));
+    }
+    Ok(chunks)
 }
 
 /// What happens when the time is over.
@@ -145,22 +195,24 @@ impl Stream {
                 };
                 found.asked_for = Some(now);
                 let found = &*found;
-                let chunks = match item {
-                    Item::Init(number) => found.init_chunk(number).map(|chunk| vec![chunk]),
-                    Item::Segment(msn) => found.segment_chunks(msn, now),
+                let in_memory = |chunk| Found::Kept(found.kind, vec![chunk]);
+                let there = match item {
+                    Item::Init(number) => found.init_chunk(number).map(in_memory),
+                    Item::Segment(msn) => found
+                        .segment_chunks(msn, now)
+                        .map(|chunks| Found::Kept(found.kind, chunks))
+                        .or_else(|| Some(Found::Archived(found.kind, found.places(msn)?))),
                     Item::Part(number)
                         if number == found.next_part() && found.has_media() && !state.ended =>
                     {
                         return Step::Wait(found.changed.subscribe(), None);
                     }
-                    Item::Part(number) => found.part_chunk(number, now).map(|chunk| vec![chunk]),
+                    Item::Part(number) => found.part_chunk(number, now).map(in_memory),
                 };
-                Step::Done(
-                    chunks
-                        .map(|chunks| Resource::new(name, found.kind, chunks))
-                        .ok_or(HlsError::NotFound),
-                )
+                Step::Done(there.ok_or(HlsError::NotFound))
             })
+            .await?
+            .open(name)
             .await
     }
 

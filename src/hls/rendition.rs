@@ -1,6 +1,7 @@
 //! One rendition: turns parts into segments, keeps the sliding window, and finds what is asked for. Pure but for the
 //! instants it is given; who waits for what is decided elsewhere.
 
+mod dvr;
 mod on_demand;
 
 use std::{
@@ -14,6 +15,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     RenditionId, Settings,
     alignment::Alignment,
+    archive::Archive,
     bitrate::Bitrate,
     document::{Chunk, Document},
     playlist::{MediaPlaylist, RenditionReport, skip_boundary},
@@ -55,6 +57,10 @@ pub(super) struct Rendition {
     /// Complete segments that can be fetched, oldest first; the first `unlisted` are no longer in the playlist.
     segments: VecDeque<Segment>,
     unlisted: usize,
+    /// Listed segments that are older than these; `None` where old segments leave the list.
+    archive: Option<Archive>,
+    /// What is on disk is not kept in memory, however young.
+    released: bool,
     /// In progress.
     open: Option<Segment>,
     next_msn: u64,
@@ -117,6 +123,8 @@ impl Rendition {
             next_init: 0,
             segments: VecDeque::new(),
             unlisted: 0,
+            archive: (settings.dvr && !is_on_demand(id)).then(Archive::default),
+            released: false,
             open: None,
             next_msn: 0,
             next_part: 0,
@@ -175,7 +183,7 @@ impl Rendition {
 
     /// Is made only while somebody asks for it, so it comes later than others and goes again.
     pub(super) fn is_on_demand(&self) -> bool {
-        self.id == RenditionId::Aac
+        is_on_demand(self.id)
     }
 
     /// Takes the next part; `None` if there was no init segment before it.
@@ -276,6 +284,9 @@ impl Rendition {
             Duration::from_secs(self.target_duration),
         );
         self.segments.push_back(segment);
+        if self.archive.is_some() {
+            return true;
+        }
         let lost = |count: u64| Duration::from_secs(count.saturating_mul(self.target_duration));
         while self.lost > 0 && self.listed + lost(self.lost - 1) >= self.window {
             self.lost -= 1;
@@ -321,8 +332,14 @@ impl Rendition {
 
     /// Notes that a part is on disk; `false` if it is not known (any more) or the length differs.
     pub(super) fn offload(&mut self, number: u64, range: FileRange) -> bool {
-        self.segment_of_part_mut(number)
-            .is_some_and(|segment| segment.offload(number, range))
+        let released = self.released;
+        self.segment_of_part_mut(number).is_some_and(|segment| {
+            let done = segment.offload(number, range);
+            if released {
+                segment.release_memory();
+            }
+            done
+        })
     }
 
     fn segment_of_part_mut(&mut self, number: u64) -> Option<&mut Segment> {
@@ -400,7 +417,9 @@ impl Rendition {
     pub(super) fn codecs(&self) -> Vec<String> {
         let mut codecs: Vec<String> = Vec::new();
         let listed = self.segments.iter().skip(self.unlisted).chain(&self.open);
-        for init in self.init.iter().chain(listed.rev().map(|s| &s.init)) {
+        let archived = self.archive.iter().flat_map(Archive::inits).rev();
+        let inits = self.init.iter().chain(listed.rev().map(|s| &s.init));
+        for init in inits.chain(archived) {
             if !codecs.contains(&init.segment.codecs) {
                 codecs.push(init.segment.codecs.clone());
             }
@@ -434,7 +453,8 @@ impl Rendition {
             .iter()
             .chain(&self.open)
             .map(|segment| &segment.init)
-            .chain(&self.init);
+            .chain(&self.init)
+            .chain(self.archive.iter().flat_map(Archive::inits));
         let init = inits.find(|init| init.number == number)?;
         Some(Chunk::Memory(init.segment.bytes.clone()))
     }
@@ -481,34 +501,46 @@ impl Rendition {
     ) -> MediaPlaylist<'a> {
         let complete = self.segments.iter().skip(self.unlisted);
         let boundary = skip_boundary(self.target_duration);
-        let skipped = if skip && self.lost == 0 {
-            complete
+        let (packed, mut segments) = self.archived();
+        let archived = packed.segments + segments.len();
+        let skipped = if skip && (self.lost == 0 || archived > 0) {
+            let young = complete
                 .clone()
                 .take_while(|s| self.elapsed.saturating_sub(s.start + s.duration) > boundary)
-                .count()
+                .count();
+            usize::try_from(self.lost).unwrap_or(0) + archived + young
         } else {
             0
         };
-        let listed_from = complete.clone().next().or(self.open.as_ref());
+        segments.extend(complete.map(|s| s.entry(true)));
+        segments.extend(self.open.iter().map(|s| s.entry(false)));
         MediaPlaylist {
             key,
             target_duration: self.target_duration,
             part_target: self.part_target(),
             part_hold_back,
+            kind: self.playlist_type(ended),
             independent_segments: self.all_independent,
-            media_sequence: listed_from.map_or(self.next_msn, |s| s.msn) - self.lost,
+            media_sequence: self.first_listed() - self.lost,
             lost: self.lost,
             lost_key: &self.lost_key,
             discontinuity_sequence: self.discontinuity_sequence,
-            segments: complete
-                .map(|s| s.entry(true))
-                .chain(self.open.iter().map(|s| s.entry(false)))
-                .collect(),
+            packed,
+            segments,
             skipped,
             hinted_part: (!ended && self.has_media()).then_some(self.next_part),
             reports,
             ended,
         }
+    }
+
+    /// Media sequence number of the first listed segment that is not lost.
+    fn first_listed(&self) -> u64 {
+        let archived = self.archive.as_ref().and_then(Archive::first_msn);
+        let kept = self.segments.get(self.unlisted).or(self.open.as_ref());
+        archived
+            .or(kept.map(|segment| segment.msn))
+            .unwrap_or(self.next_msn)
     }
 
     /// Bytes of media held in memory.
@@ -528,14 +560,20 @@ impl Rendition {
             .filter(|s| s.parts_unlisted.is_none())
             .map(|s| s.parts.len())
             .sum();
-        let first = listed.clone().next().map_or(self.next_msn, |s| s.msn) - self.lost;
-        (first, listed.count(), parts)
+        let archived = self.archive.as_ref().map_or(0, Archive::len);
+        let first = self.first_listed() - self.lost;
+        (first, archived + listed.count(), parts)
     }
 
     /// Discontinuity sequence number of the newest part.
     pub(super) fn discontinuity(&self) -> u64 {
         self.discontinuity
     }
+}
+
+/// See [`Rendition::is_on_demand`].
+fn is_on_demand(id: RenditionId) -> bool {
+    id == RenditionId::Aac
 }
 
 /// Media time in units of a timescale as a duration, to the nanosecond.

@@ -56,6 +56,14 @@ impl StoredPart {
         }
     }
 
+    /// Where it lies on disk, if it does.
+    pub(super) fn file(&self) -> Option<&FileRange> {
+        match &self.data {
+            Data::Memory(_) => None,
+            Data::Both(_, range) | Data::File(range) => Some(range),
+        }
+    }
+
     /// Bytes held in memory.
     pub(super) fn memory(&self) -> u64 {
         match &self.data {
@@ -135,6 +143,11 @@ impl Segment {
     /// The parts are no longer listed: whatever is on disk leaves memory.
     pub(super) fn unlist_parts(&mut self, now: Instant) {
         self.parts_unlisted = Some(now);
+        self.release_memory();
+    }
+
+    /// Whatever is on disk leaves memory.
+    pub(super) fn release_memory(&mut self) {
         self.parts.iter_mut().for_each(StoredPart::release_memory);
     }
 
@@ -155,6 +168,7 @@ impl Segment {
             init: self.init.number,
             discontinuity: self.discontinuity,
             independent: self.parts.first().is_some_and(|part| part.independent),
+            gap: false,
             program_date_time: self.program_date_time,
             parts: listed
                 .iter()

@@ -64,6 +64,12 @@ pub struct RenditionStatus {
     pub independent_segments: bool,
     /// Bytes of media held in memory.
     pub memory_bytes: u64,
+    /// Listed segments that are only in the recording (`hls.dvr`).
+    pub archived_segments: usize,
+    /// Those of them that were never recorded and are listed as gaps.
+    pub gaps: usize,
+    /// Bytes of memory that knowing about them takes.
+    pub archive_bytes: u64,
     /// Seconds since the newest part came.
     pub last_part_age_seconds: Option<f64>,
 }

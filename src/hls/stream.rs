@@ -1,9 +1,13 @@
 //! The handle of a stream and its producers' side: short, synchronous calls from a media worker thread. What readers do
 //! is in `reader`.
 
+mod dvr;
+
 use std::{
+    fs::File,
+    path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
@@ -51,6 +55,8 @@ pub(super) struct State {
     alignment: Alignment,
     /// When it ended.
     ended_at: Option<Instant>,
+    /// The recordings that parts were offloaded to, by the file they were said to be in.
+    files: Vec<(Weak<File>, Arc<Path>)>,
     /// The stream before this one, while players may still be at its end.
     pub(super) predecessor: Option<Stream>,
     /// Counts changes of anything that a media playlist shows.
@@ -205,6 +211,8 @@ impl Stream {
         let changed = Arc::clone(&rendition.changed);
         state.version += 1;
         if pushed.boundary {
+            let files = &state.files;
+            rendition.archive_old(now, |range| dvr::path_of(files, range));
             state.let_go_of_predecessor(now);
             state.outline += 1;
         }
@@ -289,6 +297,7 @@ impl Stream {
         let mut changed = Vec::new();
         for rendition in &mut state.renditions {
             rendition.complete_segment(now);
+            rendition.release();
             changed.push(Arc::clone(&rendition.changed));
         }
         drop(state);
@@ -363,7 +372,7 @@ impl State {
     /// Forgets the stream before once nobody can be behind so far any more.
     fn let_go_of_predecessor(&mut self, now: Instant) {
         self.predecessor.take_if(|before| {
-            let reach = before.0.settings.reach();
+            let reach = before.reach();
             let ended_at = before.0.lock().ended_at;
             ended_at.is_none_or(|at| now.saturating_duration_since(at) > reach)
         });
@@ -383,7 +392,7 @@ impl State {
         key: &StreamKey,
         skip: bool,
     ) -> Arc<Document> {
-        let rendition = &self.renditions[index];
+        let rendition = &mut self.renditions[index];
         let cached = if skip {
             &rendition.delta
         } else {
@@ -394,6 +403,8 @@ impl State {
         {
             return Arc::clone(document);
         }
+        rendition.pack(key.as_str());
+        let rendition = &self.renditions[index];
         let others = self.renditions.iter().enumerate();
         let reports = others
             .filter(|(other, r)| *other != index && r.expected && !self.ended)
@@ -412,7 +423,7 @@ impl State {
         } else {
             let delta = if skip { "-delta" } else { "" };
             let tag = format!("{key}-{}-{}{delta}", rendition.name, self.version);
-            Document::new(playlist.to_string(), tag)
+            playlist.document(tag)
         };
         let rendition = &mut self.renditions[index];
         let cached = if skip {
@@ -450,6 +461,7 @@ impl State {
 fn rendition_status(rendition: &Rendition) -> RenditionStatus {
     let init = rendition.init();
     let (media_sequence, segments, parts) = rendition.counts();
+    let (archived_segments, gaps, archive_bytes) = rendition.archive_counts();
     RenditionStatus {
         name: rendition.name.to_string(),
         kind: rendition.kind,
@@ -466,6 +478,9 @@ fn rendition_status(rendition: &Rendition) -> RenditionStatus {
         discontinuities: rendition.discontinuity(),
         independent_segments: rendition.all_independent(),
         memory_bytes: rendition.memory(),
+        archived_segments,
+        gaps,
+        archive_bytes,
         last_part_age_seconds: rendition.last_part.map(|at| at.elapsed().as_secs_f64()),
     }
 }

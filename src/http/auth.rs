@@ -23,6 +23,7 @@ use super::{AppState, client, problem::Problem};
 use crate::{
     config::{Access, Config},
     id::SessionId,
+    recording::FileName,
     transport::BoxFuture,
     whip::{AuthorizeRequest, Authorizer, Denied},
 };
@@ -142,21 +143,33 @@ pub(super) async fn play<B: MessageBody + 'static>(
     Ok(response.map_into_left_body())
 }
 
-/// The cookie that lets the media of one session follow its playlist; for playlists only, which are not cached.
+/// The cookie that lets the media of one session, or of one recording, follow its playlist; for playlists only, which are
+/// not cached.
 fn cookie(request: &ServiceRequest, token: &str, https: bool) -> Option<HeaderValue> {
-    let rest = request.path().strip_prefix("/hls/")?;
-    let (session, tail) = rest.split_once('/')?;
-    let session: SessionId = session.parse().ok()?;
-    if tail.rsplit('/').next() != Some(super::hls::PLAYLIST) {
-        return None;
-    }
+    let path = cookie_path(request.path())?;
     let secure = if https { "; Secure" } else { "" };
     let mut value = HeaderValue::from_str(&format!(
-        "{COOKIE}={token}; Path=/hls/{session}/; HttpOnly; SameSite=Strict{secure}"
+        "{COOKIE}={token}; Path={path}; HttpOnly; SameSite=Strict{secure}"
     ))
     .ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+/// What belongs to the playlist at `path`; `None` for anything else.
+fn cookie_path(path: &str) -> Option<String> {
+    let folder = path.strip_suffix(super::hls::PLAYLIST)?.strip_suffix('/')?;
+    let mut names = folder.strip_prefix('/')?.split('/');
+    let (area, session, more) = (names.next()?, names.next()?, names.next());
+    let session: SessionId = session.parse().ok()?;
+    match (area, more) {
+        ("hls", _) => Some(format!("/hls/{session}/")),
+        ("recordings", Some(file)) => {
+            let file: FileName = file.parse().ok()?;
+            Some(format!("/recordings/{session}/{file}"))
+        }
+        _ => None,
+    }
 }
 
 /// Lets through who may administer. Without a token to ask for, that is everybody where everybody may do everything
@@ -247,6 +260,25 @@ mod tests {
             assert!(!is_right(&access, wrong), "{wrong:?}");
         }
         assert!(is_right(&Access::Anyone, None));
+    }
+
+    #[test]
+    fn a_cookie_reaches_what_its_playlist_names() {
+        for (path, reach) in [
+            ("/hls/a/index.m3u8", Some("/hls/a/")),
+            ("/hls/a/video/index.m3u8", Some("/hls/a/")),
+            (
+                "/recordings/a/2026-11-22T06-37-00Z.mp4/index.m3u8",
+                Some("/recordings/a/2026-11-22T06-37-00Z.mp4"),
+            ),
+            ("/recordings/a/x.mp4/index.m3u8", None),
+            ("/recordings/a/index.m3u8", None),
+            ("/hls/a/video/k-s1.mp4", None),
+            ("/hls/index.m3u8", None),
+            ("/hls/.a/index.m3u8", None),
+        ] {
+            assert_eq!(cookie_path(path).as_deref(), reach, "{path}");
+        }
     }
 
     proptest! {

@@ -174,7 +174,7 @@ fn refusal(error: &HlsError) -> Problem {
     }
 }
 
-fn playlist(request: &HttpRequest, document: &Document, caching: &str) -> HttpResponse {
+pub(super) fn playlist(request: &HttpRequest, document: &Document, caching: &str) -> HttpResponse {
     let text = |name: HeaderName| request.headers().get(name)?.to_str().ok();
     let gzip = text(header::ACCEPT_ENCODING).is_some_and(accepts_gzip);
     let etag = if gzip {

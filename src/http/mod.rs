@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | `/hls/{session_id}/...` | play | playlists and media |
 //! | `/recordings[/{session_id}[/{file}]]` | play | lists and files |
+//! | `/recordings/{session_id}/{file}/index.m3u8` | play | the playlist of a finished one |
 //! | `/api/sessions[/{session_id}]` | admin | state of sessions, `DELETE` ends one |
 //! | `/metrics` | admin | Prometheus |
 //! | `/healthz`, `/readyz` | anybody | is it alive, does it take work |
@@ -30,6 +31,7 @@ mod recordings;
 mod server;
 mod sessions;
 mod tls;
+mod vod;
 
 use std::{
     fmt,
@@ -76,6 +78,7 @@ pub struct AppState {
     trusted_proxies: Vec<IpNetwork>,
     max_head: usize,
     waiters: hls::Waiters,
+    vod: vod::Playlists,
     rate: rate::RateLimit,
 }
 
@@ -102,6 +105,7 @@ impl AppState {
             trusted_proxies: http.trusted_proxies.clone(),
             max_head: limits.header_bytes.as_usize(),
             waiters: hls::Waiters::new(limits.waiters),
+            vod: vod::Playlists::default(),
             rate: rate::RateLimit::new(limits.posts_per_second, limits.patches_per_second),
         }
     }
@@ -138,6 +142,7 @@ pub fn configure(cfg: &mut web::ServiceConfig, state: &web::Data<AppState>) {
             .service(read_only("", recordings::list))
             .service(read_only("/{session_id}", recordings::list_session))
             .service(read_only("/{session_id}/{file}", recordings::file))
+            .service(read_only("/{session_id}/{file}/{name}", vod::get))
             .default_service(web::to(nothing_here)),
     );
     cfg.service(

@@ -19,6 +19,7 @@ use serde_json::json;
 use super::{
     AppState,
     content::{self, Media},
+    hls::PLAYLIST,
     problem::Problem,
 };
 use crate::{
@@ -35,6 +36,8 @@ struct Listed {
     file: String,
     /// Path of the file on this server.
     url: String,
+    /// Path of its HLS playlist on this server, once it is finished.
+    playlist: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     start: time::OffsetDateTime,
     /// Seconds of media.
@@ -51,8 +54,10 @@ struct Listed {
 impl From<Entry> for Listed {
     fn from(entry: Entry) -> Self {
         let file = entry.file.to_string();
+        let url = format!("/recordings/{}/{file}", entry.session_id);
         Self {
-            url: format!("/recordings/{}/{file}", entry.session_id),
+            playlist: (entry.state != EntryState::Live).then(|| format!("{url}/{PLAYLIST}")),
+            url,
             file,
             session_id: entry.session_id,
             start: entry.start.into(),
@@ -145,7 +150,7 @@ fn session_id(request: &HttpRequest) -> Result<SessionId, Problem> {
     name.parse().map_err(|_| not_found())
 }
 
-fn not_found() -> Problem {
+pub(super) fn not_found() -> Problem {
     Problem::not_found("no such recording")
 }
 
@@ -203,6 +208,7 @@ mod tests {
                 "session_id": "studio",
                 "file": file,
                 "url": format!("/recordings/studio/{file}"),
+                "playlist": null,
                 "start": "2026-11-22T06:37:00Z",
                 "duration": 1.5,
                 "bytes": 42,

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use mp4_atom::{Atom, Encode, FourCC, Free, Ftyp, Moov, Mvex, Mvhd, Trak, Trex};
+use mp4_atom::{Atom, BufMut, Encode, FourCC, Ftyp, Moov, Mvex, Mvhd, Trak, Trex};
 
 use super::{
     RecordingError,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::media::{InitSegment, MediaKind};
 
-/// Length of the `free` box that becomes the 64-bit header of the final `mdat`.
+/// Length of the head of the `free` box that becomes the 64-bit header of the final `mdat`.
 pub(super) const RESERVED: u64 = 16;
 /// Seconds from 1904, where ISO/IEC 14496-12 counts from, to 1970.
 const SECONDS_1904_TO_1970: u64 = 2_082_844_800;
@@ -142,7 +142,21 @@ fn write(
     mvex: &Mvex,
     first_note: &Note,
 ) -> Result<(), Reason> {
-    // iso6 covers tfdt and default-base-is-moof of the growing file, mp42 and isom the finished one.
+    let ftyp = ftyp()?;
+    bytes.extend_from_slice(&ftyp);
+    bytes.encode_atom(FourCC::new(b"free"), |bytes| {
+        bytes.append_slice(&[0; 8]);
+        bytes.append_slice(&ftyp);
+        Ok(())
+    })?;
+    bytes.extend(boxes::encode_moov(mvhd, traks, Some(mvex))?);
+    bytes.extend(first_note.encode()?);
+    Ok(())
+}
+
+/// The `ftyp` box: iso6 covers tfdt and default-base-is-moof of the growing file, mp42 and isom the finished one.
+pub(super) fn ftyp() -> mp4_atom::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     Ftyp {
         major_brand: b"isom".into(),
         minor_version: 0x200,
@@ -150,11 +164,8 @@ fn write(
             .map(FourCC::new)
             .to_vec(),
     }
-    .encode(bytes)?;
-    Free { zeroed: 8.into() }.encode(bytes)?;
-    bytes.extend(boxes::encode_moov(mvhd, traks, Some(mvex))?);
-    bytes.extend(first_note.encode()?);
-    Ok(())
+    .encode(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads the one track of an init segment.

@@ -9,20 +9,22 @@
 //! A recording is written once and never copied. While it grows it is a fragmented MP4 (ISO/IEC 14496-12 section 8.8):
 //!
 //! ```text
-//! ftyp | free (16 bytes) | moov (tracks, no samples) | uuid (note) | moof mdat | moof mdat | ...
+//! ftyp | free (16 bytes, ftyp) | moov (tracks, no samples) | uuid (note) | moof mdat | moof mdat | ...
 //! ```
 //!
 //! The parts of all tracks follow each other unchanged, so the file plays at every moment, also after `kill -9`. To
-//! finish it, a second `moov` with the complete sample tables and a closing note are appended and then the 16 bytes of
-//! `free` are replaced by the 64-bit header of an `mdat` that covers everything up to the new `moov`:
+//! finish it, a second `moov` with the complete sample tables and a closing note are appended and then the first 16 bytes
+//! of `free` are replaced by the 64-bit header of an `mdat` that covers everything up to the new `moov`:
 //!
 //! ```text
-//! ftyp | mdat (16-byte header; holds the old moov and all fragments as they were) | moov (index) | uuid (note)
+//! ftyp | mdat (16-byte header; holds ftyp, the old moov and all fragments as they were) | moov (index) | uuid (note)
 //! ```
 //!
 //! That one write within the first disk sector switches the file from fragmented to indexed. Before it the file is
 //! still the fragmented one, after it the indexed one, and no byte of a part has moved: a [`FileRange`] handed out
-//! while recording stays valid for as long as the file exists.
+//! while recording stays valid for as long as the file exists. The `ftyp` in `free` and the `moov` after it are an init
+//! segment, so a finished file can also be played fragment by fragment ([`SegmentIndex`]). Files of before have no `ftyp`
+//! there, and `free` is 16 bytes long.
 //!
 //! # Our own boxes
 //!
@@ -50,6 +52,7 @@ mod path;
 mod recorder;
 mod repair;
 mod scan;
+mod segments;
 mod store;
 mod tables;
 mod writer;
@@ -60,6 +63,7 @@ pub use catalog::{Entry, EntryState, OpenRecording};
 pub use path::FileName;
 pub use recorder::{OnWritten, Recorder, RecorderState, Written};
 pub use repair::{Outcome, RepairReport, repair_path};
+pub use segments::{RecordedInit, RecordedSegment, SegmentIndex};
 pub use store::{Options, Store};
 
 use crate::media::MediaKind;

@@ -357,6 +357,11 @@ impl Recorder {
         &self.0.path
     }
 
+    /// The file, open for reading: the one that every [`Written::range`] names.
+    pub fn reader(&self) -> &Arc<File> {
+        &self.0.reader
+    }
+
     /// The file's name within the folder of its session.
     pub fn file_name(&self) -> FileName {
         self.0.name

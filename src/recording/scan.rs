@@ -1,7 +1,7 @@
 //! Reads the structure of a recording: its head, and box by box the headers of its fragments. Media data is skipped, so
 //! memory grows only with the sample tables. Never writes.
 
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io, ops::Range, path::Path};
 
 use mp4_atom::{Atom, Decode, FourCC, Moof, Moov, Mvhd, Traf, TrunEntry};
 
@@ -14,17 +14,17 @@ use super::{
 };
 
 /// Bytes read at once while going through fragments: enough for the `moof` of a part of a few hundred milliseconds.
-const WINDOW: usize = 1024;
+pub(super) const WINDOW: usize = 1024;
 /// Bytes read at once for the head of a file; grows if the head is longer.
 const HEAD_WINDOW: usize = 16 * 1024;
 /// Longest head, `moof` or note of ours that is believed.
-const MAX_HEADERS: u64 = 16 * 1024 * 1024;
+pub(super) const MAX_HEADERS: u64 = 16 * 1024 * 1024;
 /// Longest unfinished rest that is believed to be a torn part rather than a damaged middle.
 const MAX_TORN: u64 = 64 * 1024 * 1024;
 
-const MOOF: FourCC = FourCC::new(b"moof");
-const MDAT: FourCC = FourCC::new(b"mdat");
-const UUID: FourCC = FourCC::new(b"uuid");
+pub(super) const MOOF: FourCC = FourCC::new(b"moof");
+pub(super) const MDAT: FourCC = FourCC::new(b"mdat");
+pub(super) const UUID: FourCC = FourCC::new(b"uuid");
 
 /// How far a recording has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(super) struct FileHead {
     pub mvhd: Mvhd,
     /// Empty tables of the tracks.
     pub tracks: Vec<Tables>,
+    /// The `ftyp` and `moov` boxes that are an init segment for the fragments; `None` in files that have no `ftyp` there.
+    pub init: Option<Range<u64>>,
     /// Where the fragments start (notes stand among them).
     pub end: u64,
 }
@@ -78,23 +80,23 @@ pub(super) struct Scan {
 }
 
 /// An open file under a scan.
-struct Source<'a> {
-    file: &'a File,
-    path: &'a Path,
-    len: u64,
-    window: Vec<u8>,
+pub(super) struct Source<'a> {
+    pub file: &'a File,
+    pub path: &'a Path,
+    pub len: u64,
+    pub window: Vec<u8>,
 }
 
 impl Source<'_> {
     /// Reads `len` bytes at `offset`, fewer at the end of the file.
-    fn read(&mut self, offset: u64, len: usize) -> Result<&[u8], RecordingError> {
+    pub(super) fn read(&mut self, offset: u64, len: usize) -> Result<&[u8], RecordingError> {
         boxes::read_at(self.file, offset, len, &mut self.window)
             .map_err(|source| RecordingError::io("reading", self.path, source))?;
         Ok(&self.window)
     }
 
     /// Reads a whole box that is known to lie inside the file and to have `total` bytes.
-    fn read_box(&mut self, offset: u64, total: u64) -> Result<&[u8], RecordingError> {
+    pub(super) fn read_box(&mut self, offset: u64, total: u64) -> Result<&[u8], RecordingError> {
         let len = usize::try_from(total).unwrap_or(usize::MAX);
         if self.window.len() < len {
             self.read(offset, len)?;
@@ -155,8 +157,8 @@ fn parse_head(bytes: &[u8]) -> Result<Result<FileHead, u64>, Reason> {
     let stage = match second {
         Extent {
             kind,
-            total: Some(RESERVED),
-            ..
+            header: 8,
+            total: Some(RESERVED..),
         } if kind == FourCC::new(b"free") => Stage::Fragmented,
         Extent {
             kind: MDAT,
@@ -167,7 +169,17 @@ fn parse_head(bytes: &[u8]) -> Result<Result<FileHead, u64>, Reason> {
         },
         _ => return Err("there is no room for an index after its ftyp box".into()),
     };
-    let moov_at = reserved + RESERVED;
+    let inner = reserved + RESERVED;
+    let second_ftyp = at(inner)
+        .map(boxes::extent)
+        .transpose()?
+        .flatten()
+        .filter(|found| found.kind == FourCC::new(b"ftyp"))
+        .and_then(|found| found.total);
+    let moov_at = inner.saturating_add(second_ftyp.unwrap_or(0));
+    if stage == Stage::Fragmented && second.total != Some(moov_at - reserved) {
+        return Err("there is something else than room for an index after its ftyp box".into());
+    }
     let third = at(moov_at).map(boxes::extent).transpose()?.flatten();
     let Some((total, moov)) = third.and_then(|found| {
         let total = found.total.filter(|_| found.kind == Moov::KIND)?;
@@ -201,6 +213,7 @@ fn parse_head(bytes: &[u8]) -> Result<Result<FileHead, u64>, Reason> {
         stage,
         mvhd: raw.moov.mvhd,
         tracks,
+        init: second_ftyp.map(|_| inner..moov_at + total),
         end: moov_at + total,
     }))
 }
@@ -369,7 +382,7 @@ fn add_part(
     tracks: &mut [Tables],
     moof: &Moof,
     start: u64,
-    data: std::ops::Range<u64>,
+    data: Range<u64>,
     samples: &mut Vec<Sample>,
 ) -> Result<(), Reason> {
     for traf in &moof.traf {
@@ -413,7 +426,7 @@ fn add_part(
 }
 
 /// Fills in the defaults of a sample (ISO/IEC 14496-12 sections 8.8.3, 8.8.7 and 8.8.8).
-fn resolve(track: &Tables, traf: &Traf, entry: TrunEntry, decode_time: u64) -> Sample {
+pub(super) fn resolve(track: &Tables, traf: &Traf, entry: TrunEntry, decode_time: u64) -> Sample {
     /// `sample_is_non_sync_sample`.
     const NON_SYNC: u32 = 0x0001_0000;
     let (tfhd, trex) = (&traf.tfhd, &track.trex);

@@ -18,6 +18,7 @@ use super::{
     note::{self, Note, TrackNote},
     recorder::Recording,
     repair,
+    segments::{Indexes, SegmentIndex},
     writer::{self, DROP_LIMIT, Worker},
 };
 use crate::{
@@ -63,6 +64,7 @@ pub struct Store {
     options: Options,
     active: Arc<Active>,
     cache: Cache,
+    indexes: Indexes,
     writer: Worker,
     finisher: Worker,
 }
@@ -121,6 +123,7 @@ impl Store {
             options,
             active,
             cache: Cache::default(),
+            indexes: Indexes::default(),
             writer,
             finisher,
         })
@@ -256,6 +259,26 @@ impl Store {
         let recording = lock(&self.active).by_path.get(&path).cloned();
         let live_len = recording.map(|recording| recording.state().end);
         catalog::open(&path, live_len)
+    }
+
+    /// The segments of a recording that nobody is writing, and the file. Reads through it the first time: a second or so
+    /// for many hours.
+    ///
+    /// # Errors
+    /// As [`open_file`](Self::open_file); [`RecordingError::Busy`] for a recording that is being made;
+    /// [`RecordingError::Foreign`], [`RecordingError::Empty`] or [`RecordingError::Damaged`] for a file that has no segments.
+    pub fn segments(
+        &self,
+        session_id: &SessionId,
+        file: &str,
+    ) -> Result<(OpenRecording, Arc<SegmentIndex>), RecordingError> {
+        let open = self.open_file(session_id, file)?;
+        let path = self.root.join(session_id.as_str()).join(file);
+        if open.live {
+            return Err(RecordingError::Busy { path });
+        }
+        let index = self.indexes.get(&path, &open)?;
+        Ok((open, index))
     }
 
     /// Finishes what a crash left behind; see [`repair_path`](super::repair_path). Recordings being made are not touched.

@@ -83,6 +83,11 @@ impl Tables {
         self.trak.tkhd.track_id
     }
 
+    /// The sample entry that holds for the next part.
+    pub(super) fn entry(&self) -> Option<&Bytes> {
+        self.entries.get((self.entry as usize).checked_sub(1)?)
+    }
+
     /// Units per second.
     pub(super) fn timescale(&self) -> u32 {
         self.trak.mdia.mdhd.timescale

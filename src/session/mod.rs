@@ -170,7 +170,9 @@ impl Session {
     }
 
     /// Whether nothing is lost by forgetting it.
-    fn is_spent(&self, now: Instant, keep: Duration) -> bool {
+    ///
+    /// An ended stream is kept for its viewers: for as long as it says, or no longer than `at_most`.
+    fn is_spent(&self, now: Instant, at_most: Option<Duration>) -> bool {
         if self.transport.current().is_some() {
             return false;
         }
@@ -183,7 +185,12 @@ impl Session {
         }
         let board = self.board.lock();
         match board.over_since {
-            Some(since) => now.saturating_duration_since(since) > keep,
+            Some(since) => {
+                let reach = board.stream.as_ref().map(hls::Stream::reach);
+                let keep = reach.unwrap_or_default();
+                let keep = at_most.map_or(keep, |limit| keep.min(limit));
+                now.saturating_duration_since(since) > keep
+            }
             None => board.stream.is_none(),
         }
     }
@@ -347,12 +354,14 @@ impl Sessions {
         let now = Instant::now();
         let stuck = i64::try_from(self.stuck_workers()).unwrap_or(i64::MAX);
         self.0.metrics.stuck_workers.set(stuck);
-        let keep = self.0.settings.hls.reach();
         let spent: Vec<_> = {
             let mut sessions = self.0.map();
+            // Streams that can still be watched from the beginning must not take the place of new publishers.
+            let crowded = sessions.len() >= self.0.settings.max_sessions;
+            let at_most = crowded.then(|| self.0.settings.hls.reach());
             let spent: Vec<_> = sessions
                 .iter()
-                .filter(|(_, session)| session.is_spent(now, keep))
+                .filter(|(_, session)| session.is_spent(now, at_most))
                 .map(|(id, _)| id.clone())
                 .collect();
             spent.iter().filter_map(|id| sessions.remove(id)).collect()

@@ -261,6 +261,7 @@ impl Outputs {
         match store.start(&self.session, self.started, &tracks, on_written) {
             Ok(recorder) => {
                 tracing::info!(path = %recorder.path().display(), waited = ?self.waiting_since.map(|since| now - since), "recording started");
+                self.stream.recorded_in(recorder.reader(), recorder.path());
                 self.recorder = Some(recorder);
                 for held in std::mem::take(&mut self.held) {
                     self.record(held);

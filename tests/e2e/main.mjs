@@ -13,3 +13,4 @@ import './isolation.test.mjs';
 import './refusals.test.mjs';
 import './continuity.test.mjs';
 import './hls.test.mjs';
+import './dvr.test.mjs';

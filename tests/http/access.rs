@@ -20,6 +20,7 @@ async fn w30_players_need_a_token_and_learn_nothing_without() {
         "/hls/nobody/index.m3u8",
         "/recordings",
         "/recordings/a/b",
+        "/recordings/a/2026-11-22T06-37-00Z.mp4/index.m3u8",
         "/hls/a%2fb/x",
     ] {
         let none = gateway.get(path).send().await.unwrap();

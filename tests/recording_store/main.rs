@@ -16,6 +16,7 @@ mod finished;
 mod interrupted;
 mod long;
 mod media;
+mod segments;
 mod trouble;
 
 use std::{
