@@ -15,6 +15,7 @@
 //! | `succession` | what one stream hands to the next |
 //! | `playlist`, `multivariant` | texts, pure |
 //! | `outline` | what the multivariant playlist says of the renditions |
+//! | `keyframe` | the newest picture, for those who want one only |
 //! | `name`, `directives` | names and queries, pure |
 
 mod alignment;
@@ -22,6 +23,7 @@ mod bitrate;
 mod directives;
 mod document;
 mod error;
+mod keyframe;
 mod multivariant;
 mod name;
 mod outline;
@@ -40,6 +42,7 @@ use crate::media::AudioFormat;
 pub use directives::BlockingReload;
 pub use document::{Chunk, Document, Resource};
 pub use error::HlsError;
+pub use keyframe::Keyframe;
 pub use name::{Item, Name, RenditionId, StreamKey};
 pub use status::{RenditionStatus, State, Status};
 pub use stream::{PartKey, Stream};

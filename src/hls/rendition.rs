@@ -1,6 +1,7 @@
 //! One rendition: turns parts into segments, keeps the sliding window, and finds what is asked for. Pure but for the
 //! instants it is given; who waits for what is decided elsewhere.
 
+mod keyframe;
 mod on_demand;
 
 use std::{

@@ -6,7 +6,7 @@
 //!
 //! | route | who may | what |
 //! | --- | --- | --- |
-//! | `/hls/{session_id}/...` | play | playlists and media |
+//! | `/hls/{session_id}/...` | play | playlists and media, a poster |
 //! | `/recordings[/{session_id}[/{file}]]` | play | lists and files |
 //! | `/api/sessions[/{session_id}]` | admin | state of sessions, `DELETE` ends one |
 //! | `/metrics` | admin | Prometheus |
@@ -23,6 +23,7 @@ mod hls;
 mod observe;
 mod ops;
 mod pages;
+mod poster;
 mod problem;
 mod ranges;
 mod rate;
@@ -128,6 +129,7 @@ pub fn configure(cfg: &mut web::ServiceConfig, state: &web::Data<AppState>) {
         web::scope("/hls")
             .wrap(from_fn(auth::play))
             .wrap(from_fn(cors::media))
+            .service(read_only("/{session_id}/poster.jpg", poster::get))
             .service(read_only("/{session_id}/{tail:.*}", hls::get))
             .default_service(web::to(nothing_here)),
     );
