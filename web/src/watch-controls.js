@@ -48,11 +48,12 @@ export function controlsOf(video, state, player) {
   $('audio').onchange = () => player.chooseSound($('audio').value);
   $('quality').onchange = () => player.chooseHeight(Number($('quality').value));
 
-  video.onvolumechange = () => {
+  const showVolume = () => {
     $('sound').textContent = video.muted ? 'Unmute' : 'Mute';
     $('sound').setAttribute('aria-pressed', String(!video.muted));
     $('volume').value = video.muted ? 0 : video.volume;
   };
+  video.onvolumechange = showVolume;
   const showPlaying = () => {
     $('play').textContent = video.paused ? 'Play' : 'Pause';
     wake();
@@ -139,6 +140,7 @@ export function controlsOf(video, state, player) {
     if (chosen !== undefined && document.activeElement !== select) select.value = chosen;
   }
 
+  showVolume();
   wake();
   return () => {
     const playing = state.phase === 'live' || state.phase === 'buffering';
@@ -148,7 +150,7 @@ export function controlsOf(video, state, player) {
     $('play').disabled = !playing;
     const behind = playing && player.isBehind();
     $('live').hidden = !behind;
-    $('edge').hidden = !(state.phase === 'live' && player.latency() !== null && !behind && !state.ended && !video.paused);
+    $('edge').hidden = !(state.phase === 'live' && player.latency() !== null && !behind && !video.paused);
     offer('audio', player.sounds(), state.audio);
     const heights = player.heights();
     const level = state.hls?.autoLevelEnabled === false ? state.hls.levels?.[state.hls.nextLevel]?.height : 0;

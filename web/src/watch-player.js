@@ -13,6 +13,8 @@ const DVR_SECONDS = 60;
 export function playerOf(video, state, options, told) {
   const start = startOf(video, state);
   const { playlist, token } = options;
+  /** The newest media playlist of the picture, as hls.js read it. */
+  let details = null;
 
   /** Begins to play; false when this browser cannot. */
   function play() {
@@ -33,6 +35,7 @@ export function playerOf(video, state, options, told) {
       xhrSetup: (xhr) => token && xhr.setRequestHeader('Authorization', `Bearer ${token}`),
     });
     state.hls = hls;
+    details = null;
     const { Events, ErrorTypes, ErrorDetails } = window.Hls;
     hls.on(Events.FRAG_BUFFERED, () => start.skipToLive(hls));
     hls.on(Events.BUFFER_APPENDED, () => start.skipToLive(hls));
@@ -42,10 +45,10 @@ export function playerOf(video, state, options, told) {
       told.ready();
       video.play().catch(() => {});
     });
-    hls.on(Events.LEVEL_UPDATED, (_, { details }) => {
+    hls.on(Events.LEVEL_UPDATED, (_, data) => {
+      details = data.details;
       state.targetDuration = details.targetduration;
       state.partTarget = details.partTarget;
-      state.details = details;
       if (!details.live) state.ended = true;
     });
     hls.on(Events.ERROR, (_, data) => {
@@ -107,7 +110,7 @@ export function playerOf(video, state, options, told) {
      * `live` and worth a seek bar (`dvr`). Null while that is not known.
      */
     range() {
-      const { hls, details } = state;
+      const { hls } = state;
       const end = details?.live ? hls?.liveSyncPosition : details?.edge;
       if (!details || !Number.isFinite(end)) return null;
       const first = details.fragmentStart;
@@ -132,14 +135,14 @@ export function playerOf(video, state, options, told) {
       video.play().catch(() => {});
     },
 
-    /** Seconds behind live, as far as that is known. */
-    latency: () => (state.hls && Number.isFinite(state.hls.latency) && state.hls.latency > 0 ? state.hls.latency : null),
+    /** Seconds behind live, as far as that is known; null once there is nothing live. */
+    latency: () => (state.hls && !state.ended && Number.isFinite(state.hls.latency) && state.hls.latency > 0 ? state.hls.latency : null),
 
     /** Whether it is further behind than the player would make good by itself, its start apart. */
     isBehind() {
       const latency = this.latency();
       const starting = state.start && !state.start.done && !state.start.late;
-      return latency !== null && !starting && !state.ended && latency > (state.hls.targetLatency ?? Infinity) + 3;
+      return latency !== null && !starting && latency > (state.hls.targetLatency ?? Infinity) + 3;
     },
   };
 }

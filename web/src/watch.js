@@ -105,7 +105,7 @@ async function fetchText(url) {
 }
 
 async function restart() {
-  Object.assign(state, { ended: false, recovered: false, started: undefined, start: undefined, details: undefined });
+  Object.assign(state, { ended: false, recovered: false, started: undefined, start: undefined });
   phase('waiting', 'Waiting for the publisher', 'This page starts by itself.');
   if (await published()) play();
 }
