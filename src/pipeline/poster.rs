@@ -77,7 +77,7 @@ impl Pipelines {
 
         let (outcome, waiting) = sync_channel(1);
         receive(&picture, &outcome);
-        let pipeline = Running::start(bin, outcome).map_err(failed)?;
+        let pipeline = Running::start(&bin, outcome).map_err(failed)?;
         for bytes in [init.bytes.clone(), part] {
             media
                 .push_buffer(gst::Buffer::from_slice(bytes))
@@ -137,7 +137,7 @@ fn receive(picture: &gst_app::AppSink, outcome: &Outcome) {
 struct Running(gst::Pipeline);
 
 impl Running {
-    fn start(bin: gst::Bin, outcome: Outcome) -> Result<Self, String> {
+    fn start(bin: &gst::Bin, outcome: Outcome) -> Result<Self, String> {
         let running = Self(gst::Pipeline::new());
         if let Some(bus) = running.0.bus() {
             bus.set_sync_handler(move |_, message| {
@@ -147,7 +147,7 @@ impl Running {
                 gst::BusSyncReply::Drop
             });
         }
-        running.0.add(&bin).map_err(|error| error.to_string())?;
+        running.0.add(bin).map_err(|error| error.to_string())?;
         match running.0.set_state(gst::State::Playing) {
             Ok(_) => Ok(running),
             Err(error) => Err(error.to_string()),

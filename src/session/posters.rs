@@ -408,7 +408,7 @@ mod tests {
             outcome,
         };
         let (picture, failure) = (made(Ok(poster)), made(Err(PosterError::Overloaded)));
-        let early = now + INTERVAL - Duration::from_millis(1);
+        let early = now + INTERVAL.mul_f64(0.9);
         let late = now + INTERVAL;
         assert!(picture.answers(&first, late) && picture.answers(&second, early));
         assert!(!picture.answers(&second, late));

@@ -12,7 +12,7 @@ fn poster() -> Poster {
     Poster {
         jpeg: (&b"\xff\xd8 a picture"[..]).into(),
         tag: "key-poster-7".to_owned(),
-        made_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        made_at: SystemTime::UNIX_EPOCH + Duration::from_hours(500_000),
     }
 }
 
