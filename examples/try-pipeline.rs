@@ -81,6 +81,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut pipeline = match text {
         Text::Main(_) => pipelines.start(&media.track, &settings, output)?,
         Text::Aac(_) => pipelines.start_aac(&media.track, &settings, None, output)?,
+        Text::Poster(_) => {
+            return Err("posters are made of keyframes; use the text of the codec".into());
+        }
     };
     let start = processor_time();
     for (packet, pts) in &media.packets {

@@ -125,8 +125,18 @@ fn check_config(config: &Config) -> anyhow::Result<()> {
         &gateway::pipeline_texts(config),
     )?;
     let mut lines = vec!["The configuration is valid.\n".to_owned()];
-    let origins = pipelines.origins();
+    let lacks = |text| {
+        pipelines
+            .lacking()
+            .iter()
+            .any(|(lacking, _)| *lacking == text)
+    };
+    let origins = pipelines.origins().filter(|(text, _)| !lacks(*text));
     lines.extend(origins.map(|(text, origin)| format!("pipeline {text}: {origin}\n")));
+    lines.extend(pipelines.lacking().iter().map(|(text, elements)| {
+        let missing = PipelineError::MissingElements(elements.clone());
+        format!("no {text}, which nothing else depends on: {missing}\n")
+    }));
     print(&lines.concat())
 }
 

@@ -12,7 +12,7 @@ use std::{
 use whipgate::{
     config::{ByteSize, Config},
     gateway,
-    pipeline::Pipelines,
+    pipeline::{PipelineError, Pipelines},
 };
 
 /// Receive buffer that the UDP port of all sessions needs.
@@ -250,6 +250,19 @@ fn codecs(config: &Config) -> Finding {
     let name = "codecs";
     let texts = gateway::pipeline_texts(config);
     match Pipelines::load_only(config.pipelines.dir.as_deref(), &texts) {
+        Ok(pipelines) if !pipelines.lacking().is_empty() => {
+            let missing = pipelines.lacking().iter();
+            let missing = missing.flat_map(|(_, elements)| elements.clone()).collect();
+            Finding::bad(
+                Level::Warn,
+                name,
+                format!(
+                    "some posters cannot be made: {}",
+                    PipelineError::MissingElements(missing)
+                ),
+                "install the packages named; all else works without",
+            )
+        }
         Ok(pipelines) => {
             let list: Vec<String> = pipelines
                 .origins()

@@ -124,6 +124,10 @@ impl Gateway {
             config.pipelines.dir.as_deref(),
             &pipeline_texts(&config),
         )?);
+        for (text, elements) in pipelines.lacking() {
+            let missing = PipelineError::MissingElements(elements.clone());
+            tracing::warn!("no {text}: {missing}");
+        }
         let recordings = config
             .recording
             .enabled
@@ -260,6 +264,7 @@ pub fn pipeline_texts(config: &Config) -> Vec<Text> {
         .copied()
         .map(Text::Main)
         .chain(sound.copied().map(Text::Aac))
+        .chain(Text::posters())
         .collect()
 }
 
@@ -352,7 +357,10 @@ mod tests {
             let mut config = Config::default();
             config.webrtc.transcode_audio.clear();
             change(&mut config);
-            pipeline_texts(&config)
+            let mut texts = pipeline_texts(&config);
+            let posters = texts.split_off(texts.len() - 4);
+            assert_eq!(posters, Text::posters().collect::<Vec<_>>());
+            texts
         };
         let passed_through = texts(|_| {});
         assert_eq!(passed_through.len(), 5);

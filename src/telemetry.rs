@@ -148,6 +148,10 @@ pub struct Metrics {
     pub part_bytes: Family<KindLabel, Counter>,
     /// `whipgate_hls_waiters`: HLS requests that wait for media.
     pub hls_waiters: Gauge,
+    /// `whipgate_posters_total`: posters decoded, failures included.
+    pub posters: Counter,
+    /// `whipgate_poster_failures_total`: posters that could not be decoded.
+    pub poster_failures: Counter,
     /// `whipgate_http_requests_total`: HTTP requests answered.
     pub http_requests: Family<RequestLabels, Counter>,
     /// `whipgate_http_response_bytes_total`: length of the bodies of answers, before they are sent.
@@ -206,6 +210,8 @@ impl Metrics {
             parts: register!("parts", "Parts published"),
             part_bytes: register!("part_bytes", "Bytes of the parts published"),
             hls_waiters: register!("hls_waiters", "HLS requests that wait for media"),
+            posters: register!("posters", "Posters decoded, failures included"),
+            poster_failures: register!("poster_failures", "Posters that could not be decoded"),
             http_requests: register!("http_requests", "HTTP requests answered"),
             http_response_bytes: register!(
                 "http_response_bytes",

@@ -17,6 +17,7 @@
 //! | `playlist`, `multivariant` | texts, pure |
 //! | `vod` | the playlist of a finished recording, pure |
 //! | `outline` | what the multivariant playlist says of the renditions |
+//! | `keyframe` | the newest picture, for those who want one only |
 //! | `name`, `directives` | names and queries, pure |
 
 mod alignment;
@@ -26,6 +27,7 @@ mod block;
 mod directives;
 mod document;
 mod error;
+mod keyframe;
 mod multivariant;
 mod name;
 mod outline;
@@ -45,6 +47,7 @@ use crate::media::AudioFormat;
 pub use directives::BlockingReload;
 pub use document::{Chunk, Document, Resource};
 pub use error::HlsError;
+pub use keyframe::Keyframe;
 pub use name::{Item, Name, RenditionId, StreamKey};
 pub use status::{RenditionStatus, State, Status};
 pub use stream::{PartKey, Stream};

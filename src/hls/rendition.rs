@@ -2,6 +2,7 @@
 //! instants it is given; who waits for what is decided elsewhere.
 
 mod dvr;
+mod keyframe;
 mod on_demand;
 
 use std::{

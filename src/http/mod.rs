@@ -6,7 +6,7 @@
 //!
 //! | route | who may | what |
 //! | --- | --- | --- |
-//! | `/hls/{session_id}/...` | play | playlists and media |
+//! | `/hls/{session_id}/...` | play | playlists and media, a poster |
 //! | `/recordings[/{session_id}[/{file}]]` | play | lists and files |
 //! | `/recordings/{session_id}/{file}/index.m3u8` | play | the playlist of a finished one |
 //! | `/api/sessions[/{session_id}]` | admin | state of sessions, `DELETE` ends one |
@@ -24,6 +24,7 @@ mod hls;
 mod observe;
 mod ops;
 mod pages;
+mod poster;
 mod problem;
 mod ranges;
 mod rate;
@@ -132,6 +133,7 @@ pub fn configure(cfg: &mut web::ServiceConfig, state: &web::Data<AppState>) {
         web::scope("/hls")
             .wrap(from_fn(auth::play))
             .wrap(from_fn(cors::media))
+            .service(read_only("/{session_id}/poster.jpg", poster::get))
             .service(read_only("/{session_id}/{tail:.*}", hls::get))
             .default_service(web::to(nothing_here)),
     );

@@ -6,6 +6,7 @@ use std::future::ready;
 
 use actix_web::{
     HttpRequest, HttpResponse,
+    body::MessageBody,
     http::{StatusCode, header},
     web,
 };
@@ -39,7 +40,12 @@ const ASSETS: &[Asset] = &[
     asset!("common.js", "text/javascript; charset=utf-8"),
     asset!("index.js", "text/javascript; charset=utf-8"),
     asset!("publish.js", "text/javascript; charset=utf-8"),
+    asset!("poster.js", "text/javascript; charset=utf-8"),
     asset!("watch.js", "text/javascript; charset=utf-8"),
+    asset!("watch-controls.js", "text/javascript; charset=utf-8"),
+    asset!("watch-meters.js", "text/javascript; charset=utf-8"),
+    asset!("watch-player.js", "text/javascript; charset=utf-8"),
+    asset!("watch-start.js", "text/javascript; charset=utf-8"),
     Asset {
         name: "hls.js",
         content_type: "text/javascript; charset=utf-8",
@@ -47,20 +53,44 @@ const ASSETS: &[Asset] = &[
     },
 ];
 
-/// Scripts only from here; the player runs its worker and its media from blobs it makes itself.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; media-src 'self' blob:; worker-src 'self' blob:; \
-    style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'";
+/// Scripts only from here; the player runs its worker and its media from blobs it makes itself. Posters, which may need a
+/// token in a header, are blobs as well.
+macro_rules! content_security_policy {
+    () => {
+        "default-src 'self'; media-src 'self' blob:; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; \
+         img-src 'self' data: blob:; object-src 'none'; base-uri 'none'"
+    };
+}
+
+/// Who may show a page inside another one.
+#[derive(Clone, Copy)]
+enum Framing {
+    /// Nobody: a click must be meant for this page.
+    Nobody,
+    /// Everybody, files on a disk included.
+    Anybody,
+}
+
+impl Framing {
+    const fn content_security_policy(self) -> &'static str {
+        match self {
+            Self::Nobody => concat!(content_security_policy!(), "; frame-ancestors 'none'"),
+            Self::Anybody => content_security_policy!(),
+        }
+    }
+}
 
 /// Adds the pages `/`, `/publish/{session_id}`, `/watch/{session_id}` and `/assets/{name}`.
 pub fn pages(cfg: &mut web::ServiceConfig) {
-    cfg.service(read_only("/", || ready(page(INDEX))))
+    cfg.service(read_only("/", || ready(page(INDEX, Framing::Nobody))))
         .service(read_only(
             "/publish/{session_id}",
             |id: web::Path<String>| ready(session_page(&id, PUBLISH)),
         ))
-        .service(read_only("/watch/{session_id}", |id: web::Path<String>| {
-            ready(session_page(&id, WATCH))
-        }))
+        .service(read_only(
+            "/watch/{session_id}",
+            |request: HttpRequest, id: web::Path<String>| ready(watch_page(&request, &id)),
+        ))
         .service(read_only(
             "/assets/{name}",
             |request: HttpRequest, name: web::Path<String>| ready(asset(&request, &name)),
@@ -69,17 +99,39 @@ pub fn pages(cfg: &mut web::ServiceConfig) {
 
 /// A page for a name that no session can have would only fail later.
 fn session_page(id: &str, body: &'static str) -> Result<HttpResponse, Problem> {
+    session_name(id).map(|()| page(body, Framing::Nobody))
+}
+
+/// The player's page; with `embed=1` in the query, the player alone, to be framed by any page.
+fn watch_page(request: &HttpRequest, id: &str) -> Result<HttpResponse, Problem> {
+    session_name(id)?;
+    let embedded = request
+        .query_string()
+        .split('&')
+        .any(|pair| pair == "embed=1");
+    Ok(if embedded {
+        let body = WATCH.replacen("<html ", "<html class=\"embed\" ", 1);
+        page(body, Framing::Anybody)
+    } else {
+        page(WATCH, Framing::Nobody)
+    })
+}
+
+fn session_name(id: &str) -> Result<(), Problem> {
     match id.parse::<SessionId>() {
-        Ok(_) => Ok(page(body)),
+        Ok(_) => Ok(()),
         Err(error) => Err(Problem::not_found(error.to_string())),
     }
 }
 
-fn page(body: &'static str) -> HttpResponse {
+fn page(body: impl MessageBody + 'static, framing: Framing) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")
         .insert_header((header::CACHE_CONTROL, "no-cache"))
-        .insert_header((header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
+        .insert_header((
+            header::CONTENT_SECURITY_POLICY,
+            framing.content_security_policy(),
+        ))
         .insert_header((header::REFERRER_POLICY, "no-referrer"))
         .body(body)
 }

@@ -10,7 +10,7 @@ use super::{AppState, problem::Problem};
 use crate::{
     hls,
     id::SessionId,
-    session::{Sessions, Status},
+    session::{Poster, PosterError, Sessions, Status},
     transport::BoxFuture,
 };
 
@@ -24,6 +24,10 @@ pub trait SessionsView: Send + Sync + 'static {
 
     /// The stream of a session that is live or ended a short while ago.
     fn stream(&self, id: &SessionId) -> Option<hls::Stream>;
+
+    /// A picture of a session that is live or ended a short while ago, or why there is none. Waits for it some seconds at
+    /// most.
+    fn poster<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<Poster, PosterError>>;
 
     /// Ends the publication in place and its session; `false` if nobody publishes under this name. Returns once the
     /// publisher has been told, within a few seconds.
@@ -41,6 +45,10 @@ impl SessionsView for Sessions {
 
     fn stream(&self, id: &SessionId) -> Option<hls::Stream> {
         Self::stream(self, id)
+    }
+
+    fn poster<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<Poster, PosterError>> {
+        Box::pin(Self::poster(self, id))
     }
 
     fn kick<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, bool> {
@@ -62,6 +70,7 @@ struct Urls {
     publish: String,
     watch: String,
     hls: String,
+    poster: String,
     recordings: String,
 }
 
@@ -73,6 +82,7 @@ impl From<Status> for Listed {
                 publish: format!("/whip/{id}"),
                 watch: format!("/watch/{id}"),
                 hls: format!("/hls/{id}/index.m3u8"),
+                poster: format!("/hls/{id}/poster.jpg"),
                 recordings: format!("/recordings/{id}"),
             },
             status,

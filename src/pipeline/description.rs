@@ -13,7 +13,7 @@ use gstreamer as gst;
 use super::{
     Text,
     error::{MissingElement, PipelineError},
-    mux,
+    mux, poster,
 };
 use crate::media::Codec;
 
@@ -87,6 +87,11 @@ impl Description {
             Text::Aac(Codec::Pcma) => include_str!("../../pipelines/pcma-aac.launch"),
             // There is no sound in the others, so nobody asks for theirs.
             Text::Aac(_) => include_str!("../../pipelines/opus-aac.launch"),
+            Text::Poster(Codec::H265) => include_str!("../../pipelines/h265-poster.launch"),
+            Text::Poster(Codec::Av1) => include_str!("../../pipelines/av1-poster.launch"),
+            Text::Poster(Codec::Vp9) => include_str!("../../pipelines/vp9-poster.launch"),
+            // What is transcoded becomes H.264, and there are no pictures in the others.
+            Text::Poster(_) => include_str!("../../pipelines/h264-poster.launch"),
         };
         Self {
             made_of,
@@ -120,25 +125,7 @@ impl Description {
 
     /// Makes the elements and checks that they are what a pipeline must have.
     pub(super) fn build(&self) -> Result<Elements, PipelineError> {
-        let mut context = gst::ParseContext::new();
-        let element = gst::parse::bin_from_description_full(
-            &self.text,
-            true,
-            Some(&mut context),
-            gst::ParseFlags::FATAL_ERRORS,
-        );
-        // Elements that could not be made for another reason are listed, too.
-        let mut missing = context.missing_elements();
-        missing.retain(|name| gst::ElementFactory::find(name).is_none());
-        if !missing.is_empty() {
-            return Err(PipelineError::MissingElements(
-                missing.iter().map(|name| missing_element(name)).collect(),
-            ));
-        }
-        let bin = element
-            .map_err(|error| self.wrong(error.to_string()))?
-            .downcast::<gst::Bin>()
-            .map_err(|_| self.wrong("the text does not make a bin".to_owned()))?;
+        let bin = self.parse(true)?;
         let pad = |name: &str, what: &str| {
             bin.static_pad(name).ok_or_else(|| {
                 self.wrong(format!(
@@ -158,9 +145,35 @@ impl Description {
         })
     }
 
+    /// The elements of the text; `ends`: its unlinked pads become those of the bin.
+    pub(super) fn parse(&self, ends: bool) -> Result<gst::Bin, PipelineError> {
+        let mut context = gst::ParseContext::new();
+        let element = gst::parse::bin_from_description_full(
+            &self.text,
+            ends,
+            Some(&mut context),
+            gst::ParseFlags::FATAL_ERRORS,
+        );
+        // Elements that could not be made for another reason are listed, too.
+        let mut missing = context.missing_elements();
+        missing.retain(|name| gst::ElementFactory::find(name).is_none());
+        if !missing.is_empty() {
+            return Err(PipelineError::MissingElements(
+                missing.iter().map(|name| missing_element(name)).collect(),
+            ));
+        }
+        element
+            .map_err(|error| self.wrong(error.to_string()))?
+            .downcast::<gst::Bin>()
+            .map_err(|_| self.wrong("the text does not make a bin".to_owned()))
+    }
+
     /// Builds the elements and brings them to READY: they find their libraries and devices.
     pub(super) fn check(&self) -> Result<(), PipelineError> {
-        let Elements { bin, .. } = self.build()?;
+        let bin = match self.made_of {
+            Text::Main(_) | Text::Aac(_) => self.build()?.bin,
+            Text::Poster(_) => poster::elements(self)?.bin,
+        };
         let bus = gst::Bus::new();
         bin.set_bus(Some(&bus));
         let ready = bin.set_state(gst::State::Ready);
@@ -210,16 +223,16 @@ fn missing_element(name: &str) -> MissingElement {
     let debian_package = match name {
         "rtph264depay" | "rtph265depay" | "rtpvp9depay" | "rtpvp8depay" | "rtpopusdepay"
         | "rtppcmudepay" | "rtppcmadepay" | "rtpg722depay" | "mulawdec" | "alawdec" | "vp8dec"
-        | "vp9dec" | "capssetter" => Some("gstreamer1.0-plugins-good"),
+        | "vp9dec" | "capssetter" | "qtdemux" | "jpegenc" => Some("gstreamer1.0-plugins-good"),
         "h264parse" | "h265parse" | "av1parse" | "vp9parse" | "h264timestamper"
-        | "h265timestamper" | "opusparse" => Some("gstreamer1.0-plugins-bad"),
+        | "h265timestamper" | "opusparse" | "av1dec" => Some("gstreamer1.0-plugins-bad"),
         "x264enc" => Some("gstreamer1.0-plugins-ugly"),
         "avenc_aac" | "avdec_g722" | "avdec_h264" | "avdec_h265" => Some("gstreamer1.0-libav"),
         "queue" | "capsfilter" | "identity" | "tee" | "filesink" | "fakesink" => {
             Some("libgstreamer1.0-0")
         }
         "opusdec" | "opusenc" | "audioconvert" | "audioresample" | "audiorate" | "videoconvert"
-        | "videoscale" | "videorate" => Some("gstreamer1.0-plugins-base"),
+        | "videoscale" | "videorate" | "appsrc" | "appsink" => Some("gstreamer1.0-plugins-base"),
         _ => None,
     };
     MissingElement {

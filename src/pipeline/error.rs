@@ -39,7 +39,7 @@ pub enum PipelineError {
         source: io::Error,
     },
     /// A file in the directory is named after no codec.
-    #[error("{} is named after no codec: expected h264, h265, av1, vp9, vp8, opus, g722, pcmu or pcma .launch, or one of the last four with -aac", path.display())]
+    #[error("{} is named after no codec: expected h264, h265, av1, vp9, vp8, opus, g722, pcmu or pcma .launch, one of the last four with -aac, or one of the first four with -poster", path.display())]
     UnknownFile {
         /// The file.
         path: PathBuf,

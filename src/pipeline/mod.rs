@@ -15,6 +15,7 @@ mod mux;
 mod order;
 mod payload;
 mod pictures;
+mod poster;
 mod rtp;
 mod runner;
 
@@ -66,6 +67,8 @@ pub enum Text {
     Main(Codec),
     /// `<codec>-aac`: AAC made from sound of the codec.
     Aac(Codec),
+    /// `<codec>-poster`: a JPEG made from a keyframe of the codec.
+    Poster(Codec),
 }
 
 impl Text {
@@ -78,19 +81,30 @@ impl Text {
             .into_iter()
             .map(Self::Main)
             .chain(sound.map(Self::Aac))
+            .chain(Self::posters())
+    }
+
+    /// The texts that make posters, one for each codec in which viewers get pictures.
+    pub fn posters() -> impl Iterator<Item = Self> {
+        Codec::ALL
+            .into_iter()
+            .filter(|codec| codec.kind() == MediaKind::Video && codec.transcoded_to().is_none())
+            .map(Self::Poster)
     }
 
     /// The codec it takes.
     pub const fn codec(self) -> Codec {
         match self {
-            Self::Main(codec) | Self::Aac(codec) => codec,
+            Self::Main(codec) | Self::Aac(codec) | Self::Poster(codec) => codec,
         }
     }
 }
 
 /// A name of no text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no pipeline text {0:?}: expected a codec, or an audio codec with -aac")]
+#[error(
+    "there is no pipeline text {0:?}: expected a codec, an audio codec with -aac, or a video codec with -poster"
+)]
 pub struct UnknownText(String);
 
 impl FromStr for Text {
@@ -108,6 +122,7 @@ impl fmt::Display for Text {
         match self {
             Self::Main(codec) => write!(f, "{codec}"),
             Self::Aac(codec) => write!(f, "{codec}-aac"),
+            Self::Poster(codec) => write!(f, "{codec}-poster"),
         }
     }
 }
@@ -145,11 +160,14 @@ pub fn init() -> Result<(), PipelineError> {
 #[derive(Clone)]
 pub struct Pipelines {
     descriptions: Vec<Arc<Description>>,
+    /// Texts that nothing depends on, with the elements that they lack here.
+    lacking: Vec<(Text, Vec<MissingElement>)>,
 }
 
 impl Pipelines {
     /// Takes the built-in texts, each replaced by `<dir>/<codec>.launch` where that file exists, and tries each of them:
-    /// every element must exist, every property must be right, and the whole must reach the READY state.
+    /// every element must exist, every property must be right, and the whole must reach the READY state. Only the elements
+    /// of posters may be missing: [`Self::lacking`] says so.
     ///
     /// # Errors
     /// The directory cannot be read or has `.launch` files of unknown codecs; elements are missing (all of them at once,
@@ -169,15 +187,22 @@ impl Pipelines {
             .map(Arc::new)
             .collect();
         let mut missing = Vec::new();
+        let mut lacking = Vec::new();
         for description in &descriptions {
-            match description.check() {
-                Ok(()) => {}
-                Err(PipelineError::MissingElements(more)) => missing.extend(more),
-                Err(other) => return Err(other),
+            match (description.check(), description.made_of()) {
+                (Ok(()), _) => {}
+                (Err(PipelineError::MissingElements(elements)), text @ Text::Poster(_)) => {
+                    lacking.push((text, elements));
+                }
+                (Err(PipelineError::MissingElements(more)), _) => missing.extend(more),
+                (Err(other), _) => return Err(other),
             }
         }
         if missing.is_empty() {
-            Ok(Self { descriptions })
+            Ok(Self {
+                descriptions,
+                lacking,
+            })
         } else {
             missing.sort();
             missing.dedup();
@@ -230,6 +255,11 @@ impl Pipelines {
             .find(|d| d.made_of() == text)
             .map(Arc::clone)
             .ok_or(PipelineError::NoText(text))
+    }
+
+    /// The texts of posters whose elements do not all exist here, with those that are missing.
+    pub fn lacking(&self) -> &[(Text, Vec<MissingElement>)] {
+        &self.lacking
     }
 
     /// Where each text comes from, for the log.

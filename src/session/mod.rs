@@ -11,6 +11,7 @@ mod board;
 mod checkpoint;
 mod media;
 mod outputs;
+mod posters;
 mod publication;
 mod repair;
 mod status;
@@ -29,11 +30,13 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::posters::{INTERVAL as POSTER_INTERVAL, Poster, PosterError};
 pub use self::status::{Connection, Recording, State, Status, Track};
 use self::{
     board::Board,
     checkpoint::{Checkpoint, Checkpoints},
     media::{Event, Media},
+    posters::Posters,
     worker::{Mailbox, Workers},
 };
 use crate::{
@@ -113,6 +116,7 @@ struct Inner {
     recordings: Option<Arc<recording::Store>>,
     checkpoints: Option<Arc<Checkpoints>>,
     metrics: Arc<Metrics>,
+    posters: Posters,
     workers: Workers,
     sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
     draining: AtomicBool,
@@ -125,6 +129,7 @@ struct Session {
     transport: Arc<PublishTransport>,
     board: Arc<Board>,
     mailbox: Mailbox<Media>,
+    poster: Arc<posters::Slot>,
     /// When a publisher last asked for it.
     asked_for: Mutex<Instant>,
 }
@@ -235,6 +240,11 @@ impl Sessions {
         };
         let sessions = Self(Arc::new(Inner {
             workers: Workers::start(settings.workers, CALL_LIMIT)?,
+            posters: Posters::new(
+                Arc::clone(&pipelines),
+                Arc::clone(&metrics),
+                settings.hls.max_waiters,
+            ),
             settings: Arc::new(settings),
             connector,
             pipelines,
@@ -471,6 +481,7 @@ impl Sessions {
             transport,
             board,
             mailbox,
+            poster: Arc::default(),
             asked_for: Mutex::new(Instant::now()),
         })
     }

@@ -1,6 +1,7 @@
 // Every end-to-end test, one after the other.
 import './browser.test.mjs';
 import './clients.test.mjs';
+import './watch.test.mjs';
 import './audio.test.mjs';
 import './vp8.test.mjs';
 import './lipsync.test.mjs';

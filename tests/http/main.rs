@@ -9,6 +9,7 @@
 
 mod access;
 mod playback;
+mod posters;
 mod recordings;
 mod server;
 mod support;

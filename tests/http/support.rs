@@ -21,14 +21,17 @@ use whipgate::{
     id::SessionId,
     media::{Codec, InitSegment, MediaKind, Part},
     recording::{self, Store},
-    session::{Recording, State, Status, Track},
+    session::{Poster, PosterError, Recording, State, Status, Track},
     telemetry::Metrics,
     transport::BoxFuture,
 };
 
 /// Sessions that a test fills.
 #[derive(Default)]
-pub struct Sessions(Mutex<HashMap<SessionId, Stream>>);
+pub struct Sessions(
+    Mutex<HashMap<SessionId, Stream>>,
+    pub Mutex<Option<Result<Poster, PosterError>>>,
+);
 
 impl SessionsView for Sessions {
     fn list(&self) -> Vec<Status> {
@@ -41,6 +44,11 @@ impl SessionsView for Sessions {
 
     fn stream(&self, id: &SessionId) -> Option<Stream> {
         self.0.lock().unwrap().get(id).cloned()
+    }
+
+    fn poster<'a>(&'a self, _: &'a SessionId) -> BoxFuture<'a, Result<Poster, PosterError>> {
+        let outcome = self.1.lock().unwrap().clone();
+        Box::pin(async move { outcome.unwrap_or(Err(PosterError::NoPicture)) })
     }
 
     fn kick<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, bool> {

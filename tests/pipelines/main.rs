@@ -15,6 +15,7 @@ mod coverage;
 mod faults;
 mod loss;
 mod media;
+mod posters;
 mod streams;
 mod transcoding;
 

@@ -1,9 +1,15 @@
 // The console: what is live with its state, and what is on disk.
 import { authorization, bytes, clock, el, problemText, query } from '/assets/common.js';
+import { loadPoster } from '/assets/poster.js';
 
 const token = query.get('token');
 const $ = (id) => document.getElementById(id);
 const REFRESH_MS = 2000;
+/** Each picture is decoded for this page, so seldom enough for many sessions at once. */
+const POSTER_MS = 30_000;
+
+/** Pictures by session: the element, which stays while its card is made anew, and when it was last asked for. */
+const thumbs = new Map();
 
 async function load(route) {
   const response = await fetch(route, { headers: authorization(token), cache: 'no-store' });
@@ -17,6 +23,31 @@ function track({ kind, codec, resolution, bits_per_second: rate, packets_lost: l
   if (rate) parts.push(rate >= 1e6 ? `${(rate / 1e6).toFixed(2)} Mbit/s` : `${Math.round(rate / 1000)} kbit/s`);
   if (lost) parts.push(`${lost} packets lost`);
   return [el('dt', { textContent: kind }), el('dd', { textContent: parts.join(', ') })];
+}
+
+function thumb(session) {
+  if (!session.tracks.some(({ kind }) => kind === 'video')) return null;
+  const found = thumbs.get(session.id) ?? { image: el('img', { className: 'thumb', alt: '', hidden: true }), at: 0 };
+  thumbs.set(session.id, found);
+  return found.image;
+}
+
+/** Looks for pictures that are due, one after the other, and forgets those of sessions that are gone. */
+async function refreshThumbs(sessions) {
+  for (const [id, { image }] of thumbs) {
+    if (sessions.some((session) => session.id === id)) continue;
+    URL.revokeObjectURL(image.src);
+    thumbs.delete(id);
+  }
+  for (const [id, found] of thumbs) {
+    if (Date.now() - found.at < (found.image.hidden ? REFRESH_MS : POSTER_MS)) continue;
+    found.at = Date.now();
+    const poster = await loadPoster(id, token);
+    if (!poster) continue;
+    URL.revokeObjectURL(found.image.src);
+    found.image.src = poster;
+    found.image.hidden = false;
+  }
 }
 
 function card(session) {
@@ -34,6 +65,7 @@ function card(session) {
   if (session.recording) facts.append(el('dt', { textContent: 'recording' }), el('dd', { textContent: session.recording.state }));
   return el('article', { className: 'panel' },
     el('div', { className: 'row' }, el('h3', { textContent: session.id }), el('span', { className: `badge ${session.state}`, textContent: session.state })),
+    thumb(session),
     el('div', { style: 'margin: .6rem 0' }, facts),
     ...session.findings.map((text) => el('p', { className: 'finding', textContent: text })),
     el('div', { className: 'row' },
@@ -58,6 +90,7 @@ async function refresh() {
     $('sessions').replaceChildren(...sessions.map(card));
     $('live-note').textContent = 'Nobody is publishing.';
     $('live-note').hidden = sessions.length > 0;
+    refreshThumbs(sessions);
   } catch (error) {
     $('live-note').hidden = false;
     $('live-note').textContent = error.message;
