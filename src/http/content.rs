@@ -71,7 +71,12 @@ pub(super) fn respond(request: &HttpRequest, media: Media) -> HttpResponse {
         })
         .map_or(Selection::Whole, |range| ranges::select(range, media.len));
     match selection {
-        Selection::Whole => answer.body(body(media.chunks.into(), media.len)),
+        Selection::Whole => match <[Chunk; 1]>::try_from(media.chunks) {
+            // A part: as it is, without a stream around it.
+            Ok([Chunk::Memory(bytes)]) => answer.body(bytes),
+            Ok([file]) => answer.body(body([file].into(), media.len)),
+            Err(chunks) => answer.body(body(chunks.into(), media.len)),
+        },
         Selection::Part { first, last } => {
             let count = last - first + 1;
             answer

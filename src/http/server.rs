@@ -125,8 +125,8 @@ impl Server {
                 .app_data(state.clone())
                 .wrap(from_fn(observe::observe))
                 .configure(move |cfg| {
-                    routes(cfg);
                     configure(cfg, &state);
+                    routes(cfg);
                 })
         };
         let workers = thread::available_parallelism().map_or(2, NonZero::get);

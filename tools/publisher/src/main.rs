@@ -606,9 +606,20 @@ async fn run_viewers(arguments: Viewers) -> Result<()> {
         std::fs::write(&file, json).with_context(|| format!("cannot write {}", file.display()))?;
     }
     write!(io::stdout(), "{}", viewers::table(&rows)).context("cannot print")?;
-    for served in rows.iter().flat_map(|row| row.gateway.iter().chain(&row.nginx)) {
-        anyhow::ensure!(served.errors == 0, "{} errors, such as: {:?}", served.errors, served.reasons);
-        anyhow::ensure!(served.waiters_left.unwrap_or_default() == 0, "viewers that are gone still wait");
+    for served in rows
+        .iter()
+        .flat_map(|row| row.gateway.iter().chain(&row.nginx))
+    {
+        anyhow::ensure!(
+            served.errors == 0,
+            "{} errors, such as: {:?}",
+            served.errors,
+            served.reasons
+        );
+        anyhow::ensure!(
+            served.waiters_left.unwrap_or_default() == 0,
+            "viewers that are gone still wait"
+        );
     }
     Ok(())
 }

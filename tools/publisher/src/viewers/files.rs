@@ -99,7 +99,9 @@ impl FileServer {
 impl Drop for FileServer {
     fn drop(&mut self) {
         // SIGTERM ends master and workers; a killed master would leave its workers behind.
-        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
+        let asked = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
         if let Err(error) = asked.and_then(|_| self.child.wait()) {
             tracing::warn!(%error, "cannot end nginx");
         }
