@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use whipgate::{
     config::{self, Config, ConfigError, Sources},
     gateway::{self, Gateway, GatewayError},
@@ -79,6 +80,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.log)?;
+    allow_files(config.limits.connections);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -89,6 +91,26 @@ fn serve(config: Config) -> anyhow::Result<()> {
         gateway.run().await?;
         Ok(())
     })
+}
+
+/// Asks for as many open files as the system allows: every connection is one, and services often start with 1,024.
+fn allow_files(connections: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+        }
+    }
+    let allowed = getrlimit(Resource::Nofile).current;
+    if allowed.is_some_and(|allowed| allowed <= connections as u64) {
+        tracing::warn!(
+            allowed,
+            connections,
+            "fewer files may be open than limits.connections says; raise the limit (ulimit -Hn, LimitNOFILE= of \
+             systemd) or lower the setting"
+        );
+    }
 }
 
 /// What a newcomer pastes where.

@@ -4,6 +4,7 @@
 //! bound. Must not know who counts; the counters are handed out as plain fields.
 
 use std::{
+    borrow::Cow,
     fmt, fs,
     sync::{Arc, atomic::AtomicU64},
     time::SystemTime,
@@ -107,7 +108,7 @@ pub struct StateLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
     /// The pattern of the route, `other` for none.
-    pub route: String,
+    pub route: Cow<'static, str>,
     /// The method, `other` for unusual ones.
     pub method: &'static str,
     /// `2xx` and so on.
@@ -118,7 +119,7 @@ pub struct RequestLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RouteLabel {
     /// The pattern of the route, `other` for none.
-    pub route: String,
+    pub route: Cow<'static, str>,
 }
 
 /// Every metric of the gateway. Counters are shared and cheap to count on.

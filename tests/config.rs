@@ -404,6 +404,7 @@ fn keys_that_contradict_each_other_are_all_reported() {
         (&["session.max_sessions=0"], "session.max_sessions (0)"),
         (&["limits.body_bytes=1"], "limits.body_bytes (1)"),
         (&["limits.header_timeout=0s"], "limits.header_timeout (0s)"),
+        (&["limits.write_timeout=0s"], "limits.write_timeout (0s)"),
     ] {
         let message = refusal(load("", &[], overrides));
         assert!(message.contains(words), "{overrides:?}: {message}");

@@ -254,9 +254,13 @@ pub struct Limits {
     /// Time for a request with a body to be read and answered; afterwards 408.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
-    /// TCP connections at once on the HTTP listener; more wait to be accepted.
+    /// A client that takes nothing of an answer for so long, or is gone without a word, is cut off.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
+    /// TCP connections at once on the HTTP listener; more wait to be accepted. A viewer of low-latency HLS holds four.
     pub connections: usize,
-    /// HLS requests at once that wait for media; one more is answered with 503.
+    /// HLS requests at once that wait for media; one more is answered with 503. Each holds a connection, and a viewer has two
+    /// to four of them.
     pub waiters: usize,
     /// WHIP `POST` requests per second and client address, with bursts of twice as many; more are answered with 429.
     pub posts_per_second: u32,
@@ -271,8 +275,9 @@ impl Default for Limits {
             header_bytes: ByteSize::kib(16),
             header_timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(20),
             connections: 10_000,
-            waiters: 1_000,
+            waiters: 10_000,
             posts_per_second: 10,
             patches_per_second: 50,
         }

@@ -189,6 +189,13 @@ impl Config {
         );
         range(
             problems,
+            "limits.write_timeout",
+            limits.write_timeout,
+            Duration::from_secs(1),
+            Duration::from_mins(10),
+        );
+        range(
+            problems,
             "limits.body_timeout",
             limits.body_timeout,
             Duration::from_secs(5),

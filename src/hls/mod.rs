@@ -113,7 +113,7 @@ impl Default for Settings {
             window: Duration::from_secs(30),
             dvr: false,
             audio: vec![AudioFormat::Opus],
-            max_waiters: 1000,
+            max_waiters: 10_000,
             join_wait: Duration::from_secs(2),
             start_wait: Duration::from_secs(5),
         }

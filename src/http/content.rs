@@ -3,11 +3,19 @@
 //! Shared by HLS media and recordings. Reads files by position on blocking threads, a piece at a time and only as fast
 //! as the client takes them. Knows nothing of what the bytes mean.
 
-use std::{collections::VecDeque, io, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    os::unix::fs::FileExt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
-    body::SizedStream,
+    body::{BodySize, MessageBody, SizedStream},
     http::{
         Method, StatusCode,
         header::{self, HeaderName, HeaderValue},
@@ -26,6 +34,9 @@ use crate::{hls::Chunk, media::FileRange};
 
 /// Bytes read from a file at once.
 const READ: u64 = 128 * 1024;
+
+/// Bytes in memory handed out at once.
+const SLICE: usize = 16 * 1024;
 
 /// Media to be sent.
 pub(super) struct Media {
@@ -71,7 +82,12 @@ pub(super) fn respond(request: &HttpRequest, media: Media) -> HttpResponse {
         })
         .map_or(Selection::Whole, |range| ranges::select(range, media.len));
     match selection {
-        Selection::Whole => answer.body(body(media.chunks.into(), media.len)),
+        Selection::Whole => match <[Chunk; 1]>::try_from(media.chunks) {
+            // A part: as it is, without a stream around it.
+            Ok([Chunk::Memory(bytes)]) => answer.body(Slices(bytes)),
+            Ok([file]) => answer.body(body([file].into(), media.len)),
+            Err(chunks) => answer.body(body(chunks.into(), media.len)),
+        },
         Selection::Part { first, last } => {
             let count = last - first + 1;
             answer
@@ -131,6 +147,26 @@ fn cut(chunks: Vec<Chunk>, mut first: u64, mut count: u64) -> VecDeque<Chunk> {
     selected
 }
 
+/// Bytes that are handed out in slices. actix-web copies what it is given into a buffer of the connection that grows to
+/// hold it and stays; with slices it stays small, whatever the size of a part.
+struct Slices(Bytes);
+
+impl MessageBody for Slices {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.0.len() as u64)
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let count = self.0.len().min(SLICE);
+        Poll::Ready((count > 0).then(|| Ok(self.0.split_to(count))))
+    }
+}
+
 fn body(
     chunks: VecDeque<Chunk>,
     len: u64,
@@ -141,7 +177,13 @@ fn body(
 fn pieces(chunks: VecDeque<Chunk>) -> impl Stream<Item = Result<Bytes, io::Error>> {
     stream::unfold(chunks, |mut chunks| async move {
         match chunks.pop_front()? {
-            Chunk::Memory(bytes) => Some((Ok(bytes), chunks)),
+            Chunk::Memory(mut bytes) => {
+                let slice = bytes.split_to(bytes.len().min(SLICE));
+                if !bytes.is_empty() {
+                    chunks.push_front(Chunk::Memory(bytes));
+                }
+                Some((Ok(slice), chunks))
+            }
             Chunk::File(range) => {
                 let count = range.len.min(READ);
                 let (file, offset) = (Arc::clone(&range.file), range.offset);
@@ -181,7 +223,7 @@ mod tests {
     use super::*;
     use actix_web::{body::to_bytes, test::TestRequest};
     use proptest::prelude::*;
-    use std::io::Write;
+    use std::{future::poll_fn, io::Write, pin::pin};
 
     fn chunks(sizes: &[(bool, usize)]) -> (Vec<Chunk>, Vec<u8>) {
         let mut all = Vec::new();
@@ -226,6 +268,23 @@ mod tests {
         let response = respond(&TestRequest::get().to_http_request(), media);
         assert_eq!(response.status(), 200);
         assert_eq!(to_bytes(response.into_body()).await.unwrap(), all);
+    }
+
+    #[actix_web::test]
+    async fn memory_comes_in_slices() {
+        for sizes in [vec![40_000], vec![40_000, 5, 20_000]] {
+            let sizes: Vec<_> = sizes.into_iter().map(|size| (false, size)).collect();
+            let (media, all) = media(&sizes);
+            let response = respond(&TestRequest::get().to_http_request(), media);
+            let mut body = pin!(response.into_body());
+            let mut got = Vec::new();
+            while let Some(slice) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
+                let slice = slice.unwrap();
+                assert!(!slice.is_empty() && slice.len() <= SLICE, "{}", slice.len());
+                got.extend_from_slice(&slice);
+            }
+            assert_eq!(got, all);
+        }
     }
 
     #[actix_web::test]

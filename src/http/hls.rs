@@ -14,17 +14,18 @@ use std::{
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
     http::{
-        StatusCode,
+        Method, StatusCode,
         header::{self, HeaderName},
     },
     web,
 };
 
 use super::{
-    AppState,
+    AppState, READ,
     content::{self, Media},
-    etag,
+    etag, poster,
     problem::Problem,
+    wrong_method,
 };
 use crate::{
     config::Access,
@@ -81,20 +82,31 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Answers `GET` and `HEAD` for everything under a session.
+/// Answers `GET` and `HEAD` for everything under `/hls`: the part of the path that is left is a session's name, a slash
+/// and what is asked for.
 pub(super) async fn get(
     request: HttpRequest,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Problem> {
-    let part = |name| request.match_info().get(name).unwrap_or_default();
-    let stream = part("session_id")
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(wrong_method(READ));
+    }
+    let path = request.match_info().unprocessed();
+    let (session_id, tail) = path
+        .strip_prefix('/')
+        .and_then(|path| path.split_once('/'))
+        .ok_or_else(|| Problem::not_found("there is nothing at this path"))?;
+    if tail == poster::NAME {
+        return poster::get(&request, &state, session_id).await;
+    }
+    let stream = session_id
         .parse::<SessionId>()
         .ok()
         .and_then(|session_id| state.sessions.stream(&session_id))
         .ok_or_else(|| Problem::not_found("no session of this name is live"))?;
     let mut blocking = false;
-    let document = match part("tail").split_once('/') {
-        None if part("tail") == PLAYLIST => waiting(&state, stream.multivariant()).await?,
+    let document = match tail.split_once('/') {
+        None if tail == PLAYLIST => waiting(&state, stream.multivariant()).await?,
         Some((rendition, PLAYLIST)) => {
             let reload =
                 BlockingReload::parse(request.query_string()).map_err(|error| refusal(&error))?;

@@ -123,7 +123,8 @@ const READ: &str = "GET, HEAD";
 
 /// Adds all routes of this module to an application whose middleware is [`Server`]'s.
 ///
-/// Whatever no route takes is a 404 problem. Other parts of the gateway add their routes before this one.
+/// Whatever no route takes is a 404 problem. HLS comes first, because routes are tried in turn and most requests are for
+/// it; other parts of the gateway add their routes after these.
 pub fn configure(cfg: &mut web::ServiceConfig, state: &web::Data<AppState>) {
     type State = web::Data<AppState>;
     let one_session = |request: HttpRequest, state: State| ready(sessions::get(&request, &state));
@@ -133,9 +134,8 @@ pub fn configure(cfg: &mut web::ServiceConfig, state: &web::Data<AppState>) {
         web::scope("/hls")
             .wrap(from_fn(auth::play))
             .wrap(from_fn(cors::media))
-            .service(read_only("/{session_id}/poster.jpg", poster::get))
-            .service(read_only("/{session_id}/{tail:.*}", hls::get))
-            .default_service(web::to(nothing_here)),
+            // Without a pattern: an expression per request would cost more than the answer.
+            .default_service(web::to(hls::get)),
     );
     cfg.service(
         web::scope("/recordings")
@@ -192,15 +192,15 @@ where
 }
 
 fn not_allowed(allow: &'static str) -> Ready<HttpResponse> {
-    let problem = Problem::new(
+    ready(wrong_method(allow).response())
+}
+
+fn wrong_method(allow: &'static str) -> Problem {
+    Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("only {allow} are answered here"),
-    );
-    ready(
-        problem
-            .header(header::ALLOW, HeaderValue::from_static(allow))
-            .response(),
     )
+    .header(header::ALLOW, HeaderValue::from_static(allow))
 }
 
 fn nothing_here() -> Ready<HttpResponse> {

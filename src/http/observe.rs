@@ -2,7 +2,7 @@
 //!
 //! The span has the path but never the query, which may carry a token, and the session's name.
 
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 use actix_web::{
     Error,
@@ -27,7 +27,7 @@ pub(super) async fn observe<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let started = Instant::now();
     let method = method(request.method());
-    let route = route(request.match_pattern());
+    let route = route(&request);
     let address = client::address(
         request.peer_addr(),
         request.headers(),
@@ -130,11 +130,22 @@ fn admit(state: &AppState, request: &ServiceRequest) -> Result<(), Problem> {
         })
 }
 
-/// A name for metrics: `/hls/{session_id}/{tail:.*}` becomes `/hls/{session_id}/{tail}`.
-fn route(pattern: Option<String>) -> String {
-    let Some(pattern) = pattern else {
-        return "other".to_owned();
-    };
+/// A name for metrics: the pattern of the route, `other` for none.
+///
+/// What is asked for most is told by its prefix: finding a pattern means trying the expressions of all routes.
+fn route(request: &ServiceRequest) -> Cow<'static, str> {
+    if request.path().starts_with("/hls/") {
+        return Cow::Borrowed("/hls/{session_id}/{tail}");
+    }
+    request
+        .match_pattern()
+        .map_or(Cow::Borrowed("other"), |pattern| {
+            Cow::Owned(without_expressions(&pattern))
+        })
+}
+
+/// `/whip/{session_id:[^/]*}` becomes `/whip/{session_id}`.
+fn without_expressions(pattern: &str) -> String {
     let mut name = String::with_capacity(pattern.len());
     let mut in_expression = false;
     for c in pattern.chars() {
@@ -195,9 +206,8 @@ mod tests {
             ("/whip/{session_id:[^/]*}", "/whip/{session_id}"),
             ("/healthz", "/healthz"),
         ] {
-            assert_eq!(route(Some(pattern.to_owned())), name);
+            assert_eq!(without_expressions(pattern), name);
         }
-        assert_eq!(route(None), "other");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header::{self, HeaderValue, HttpDate},
-    web,
 };
 
 use super::{
@@ -22,16 +21,18 @@ use crate::{
 const PUBLIC: &str = "public, max-age=5";
 const PRIVATE: &str = "private, max-age=5";
 
+/// Its name within a session's folder.
+pub(super) const NAME: &str = "poster.jpg";
+
 /// Answers `GET` and `HEAD`.
 pub(super) async fn get(
-    request: HttpRequest,
-    state: web::Data<AppState>,
+    request: &HttpRequest,
+    state: &AppState,
+    session_id: &str,
 ) -> Result<HttpResponse, Problem> {
-    let id: SessionId = request
-        .match_info()
-        .get("session_id")
-        .and_then(|id| id.parse().ok())
-        .ok_or_else(|| refusal(&PosterError::NoPicture))?;
+    let id: SessionId = session_id
+        .parse()
+        .map_err(|_| refusal(&PosterError::NoPicture))?;
     let poster = state.sessions.poster(&id).await;
     let poster = poster.map_err(|error| refusal(&error))?;
     let modified = HttpDate::from(poster.made_at).to_string();
@@ -39,7 +40,7 @@ pub(super) async fn get(
         .map(|value| vec![(header::LAST_MODIFIED, value)])
         .unwrap_or_default();
     Ok(content::respond(
-        &request,
+        request,
         Media {
             len: poster.jpeg.len() as u64,
             chunks: vec![Chunk::Memory(poster.jpeg)],

@@ -2,7 +2,13 @@
 //!
 //! Binding and running are two steps, so that the gateway knows its ports, and fails, before it starts anything.
 
-use std::{fmt, io, net::SocketAddr, num::NonZero, thread, time::Duration};
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener},
+    num::NonZero,
+    thread,
+    time::Duration,
+};
 
 use actix_web::{
     App, HttpServer,
@@ -11,6 +17,7 @@ use actix_web::{
     middleware::from_fn,
     web::{self, ServiceConfig},
 };
+use socket2::{Domain, Socket, Type};
 
 use super::{AppState, configure, observe, tls};
 use crate::config::Config;
@@ -20,6 +27,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// How long requests in progress may go on after a stop; the longest wait for media is shorter.
 const SHUTDOWN_SECONDS: u64 = 5;
+
+/// Connections that wait to be accepted: viewers come in crowds.
+const BACKLOG: i32 = 4096;
 
 /// Why the listener cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +116,20 @@ impl fmt::Debug for Server {
     }
 }
 
+/// A listener whose connections inherit their options from it.
+///
+/// actix-web waits for a client to take its answer for ever. The kernel does not: a connection on which nothing that was
+/// sent is acknowledged, or nothing can be sent because the client reads nothing, ends after the user timeout (tcp(7)).
+fn listen(address: SocketAddr, write_timeout: Duration) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_user_timeout(Some(write_timeout))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 impl Server {
     /// Binds `http.listen`. `routes` adds what is not this module's: the WHIP endpoint, pages. Signals stay with the
     /// caller.
@@ -125,8 +149,8 @@ impl Server {
                 .app_data(state.clone())
                 .wrap(from_fn(observe::observe))
                 .configure(move |cfg| {
-                    routes(cfg);
                     configure(cfg, &state);
+                    routes(cfg);
                 })
         };
         let workers = thread::available_parallelism().map_or(2, NonZero::get);
@@ -145,16 +169,18 @@ impl Server {
             .shutdown_timeout(SHUTDOWN_SECONDS)
             .disable_signals();
         let address = config.http.listen;
+        let failed = |source| ServerError::listen(address, source);
         let tls = match (&config.http.tls_certificate, &config.http.tls_key) {
             (Some(certificate), Some(key)) => Some(tls::server_config(certificate, key)?),
             _ => None,
         };
         let https = tls.is_some();
+        let listener = listen(address, limits.write_timeout).map_err(failed)?;
         let server = match tls {
-            Some(tls) => server.bind_rustls_0_23(address, tls),
-            None => server.bind(address),
+            Some(tls) => server.listen_rustls_0_23(listener, tls),
+            None => server.listen(listener),
         }
-        .map_err(|source| ServerError::listen(address, source))?;
+        .map_err(failed)?;
         let addresses = server.addrs();
         Ok(Self {
             running: server.run(),

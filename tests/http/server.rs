@@ -143,6 +143,54 @@ async fn r13_slow_heads_are_cut_and_disturb_nobody() {
     }
 }
 
+/// A client that asks for more than sockets buffer and takes nothing of it.
+async fn greedy(address: SocketAddr, path: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    // The answer has begun.
+    socket.readable().await.unwrap();
+    socket
+}
+
+#[tokio::test]
+async fn viewers_that_take_nothing_hold_nobody_up_and_are_cut_off() {
+    const FILE: &str = "2026-11-22T06-37-00Z.mp4";
+    let path = format!("/recordings/studio/{FILE}");
+    let large = vec![7; 48 << 20];
+
+    let gateway = Gateway::start(&[]);
+    gateway.recording("studio", FILE, &large);
+    gateway.session("studio").push(PARTS_PER_SEGMENT + 1);
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        stuck.push(greedy(gateway.address, &path).await);
+    }
+    let started = Instant::now();
+    gateway.text("/hls/studio/video/index.m3u8").await;
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+
+    // One connection for each worker: there is no place for anybody else until these are gone.
+    let gateway = Gateway::start(&["limits.connections=1", "limits.write_timeout=1s"]);
+    gateway.recording("studio", FILE, &large);
+    let workers = std::thread::available_parallelism().unwrap().get();
+    let mut stuck = Vec::new();
+    for _ in 0..workers {
+        stuck.push(greedy(gateway.address, &path).await);
+    }
+    let started = Instant::now();
+    gateway.text("/healthz").await;
+    let waited = started.elapsed();
+    assert!(
+        (Duration::from_millis(500)..Duration::from_secs(8)).contains(&waited),
+        "{waited:?}"
+    );
+}
+
 #[tokio::test]
 async fn r14_heads_that_are_too_long_are_refused() {
     let gateway = Gateway::start(&[]);

@@ -35,6 +35,7 @@ mod session;
 pub mod stamp;
 pub mod tone;
 mod track;
+pub mod viewers;
 pub mod watch;
 pub mod whip;
 

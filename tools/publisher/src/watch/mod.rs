@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use reqwest::{Client, StatusCode, Url};
 
-pub use playlist::{MediaPlaylist, Part, Segment, first_variant};
+pub use playlist::{MediaPlaylist, Part, Segment, audio_rendition, first_variant};
 
 use crate::stamp::{self, Stamp};
 

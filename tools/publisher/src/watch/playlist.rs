@@ -53,6 +53,11 @@ impl MediaPlaylist {
                     .trim()
                     .parse()
                     .context("bad EXT-X-MEDIA-SEQUENCE")?;
+            } else if let Some(list) = line.strip_prefix("#EXT-X-SKIP:") {
+                let skipped: u64 = attribute(list, "SKIPPED-SEGMENTS")
+                    .and_then(|count| count.parse().ok())
+                    .context("bad EXT-X-SKIP")?;
+                playlist.current_msn += skipped;
             } else if let Some(list) = line.strip_prefix("#EXT-X-PART:") {
                 ensure!(
                     attribute(list, "BYTERANGE").is_none(),
@@ -103,6 +108,15 @@ pub fn first_variant(text: &str) -> Option<&str> {
     let mut lines = text.lines().map(str::trim);
     lines.find(|line| line.starts_with("#EXT-X-STREAM-INF:"))?;
     lines.find(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// URI of the first audio rendition of a multivariant playlist; `None` if it has none.
+pub fn audio_rendition(text: &str) -> Option<&str> {
+    let mut lines = text.lines().map(str::trim);
+    lines.find_map(|line| {
+        let list = line.strip_prefix("#EXT-X-MEDIA:")?;
+        attribute(list, "URI").filter(|_| attribute(list, "TYPE") == Some("AUDIO"))
+    })
 }
 
 /// Value of an attribute without quotes; commas inside quotes do not end it.
@@ -185,9 +199,19 @@ s8.m4s
     }
 
     #[test]
+    fn counts_segments_that_a_delta_update_skips() {
+        let text = "#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:3\n#EXT-X-SKIP:SKIPPED-SEGMENTS=4\n#EXTINF:1,\nb\n#EXT-X-PART:DURATION=1,URI=\"a\"\n";
+        let playlist = MediaPlaylist::parse(text).unwrap();
+        assert_eq!((playlist.segments[0].msn, playlist.next()), (7, (8, 1)));
+        assert!(MediaPlaylist::parse("#EXTM3U\n#EXT-X-SKIP:\n").is_err());
+    }
+
+    #[test]
     fn finds_the_variant() {
         let text = "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio.m3u8\"\n#EXT-X-STREAM-INF:BANDWIDTH=1\nvideo.m3u8\n";
         assert_eq!(first_variant(text), Some("video.m3u8"));
+        assert_eq!(audio_rendition(text), Some("audio.m3u8"));
+        assert_eq!(audio_rendition(MEDIA), None);
         assert_eq!(first_variant(MEDIA), None);
     }
 }
