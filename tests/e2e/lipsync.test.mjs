@@ -96,7 +96,7 @@ test('aiortc', { timeout: 120_000 }, async () => {
 
 test('Chromium', { timeout: 120_000 }, async () => {
   // Opus delays the sound by 6.5 ms, which Chromium's timestamps leave out; capturing adds a sound block of 10 ms or so,
-  // and a painted flash may miss the picture it was meant for. When the machine is busy the clock of its sound steps, which
+  // and a painted flash may miss the picture it was meant for: medians from 0 to 18 ms were seen. When the machine is busy the clock of its sound steps, which
   // the second report from then on mends.
   const browser = await launch();
   try {
@@ -106,7 +106,7 @@ test('Chromium', { timeout: 120_000 }, async () => {
       assert.equal(await page.evaluate(() => window.end()), 200);
       assert.deepEqual(page.problems, []);
     }, '6.5 ms + capture');
-    assertOffsets(result, 15, 15, { single: 60 });
+    assertOffsets(result, 10, 20, { single: 60 });
     // Asked for them, Chromium reports with its first packets: no first seconds by arrival only.
     assert.ok(result.live[0].tracks.every(({ synchronized }) => synchronized), JSON.stringify(result.live[0]));
     assert.ok(result.live[0].av_offset_uncertainty_ms < 10, JSON.stringify(result.live[0]));
