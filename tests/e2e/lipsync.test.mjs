@@ -96,8 +96,8 @@ test('aiortc', { timeout: 120_000 }, async () => {
 
 test('Chromium', { timeout: 120_000 }, async () => {
   // Opus delays the sound by 6.5 ms, which Chromium's timestamps leave out; capturing adds a sound block of 10 ms or so,
-  // and a painted flash may miss the picture it was meant for: medians from 0 to 18 ms were seen. When the machine is busy the clock of its sound steps, which
-  // the second report from then on mends.
+  // and a painted flash may miss the picture it was meant for: medians from 0 to 18 ms were seen. When the machine is busy
+  // the clock of its sound steps, which the second report from then on mends.
   const browser = await launch();
   try {
     const result = await measure('chromium', async () => {
