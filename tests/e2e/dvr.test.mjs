@@ -143,7 +143,7 @@ test('DVR: everything since the start, out of the recording, then VOD', async ()
   await playsFrom(page, 1);
   await page.close();
   await decodesCleanly(gateway.hls('event'));
-  await until('everything is on disk', async () => (await rendition()).memory_bytes === 0);
+  await until('all but a last part is on disk', async () => (await rendition()).memory_bytes < 20_000);
 });
 
 test('VOD: a finished recording plays by byte range, seeks, and has every picture', async () => {

@@ -1,7 +1,7 @@
 //! Many viewers of low-latency HLS: what they cost the gateway, and how old the pictures are when they have them.
 //!
 //! For each case a fresh gateway, publishers, a part without viewers (whose CPU time is taken off later), then the viewers
-//! and a part in which everything is measured. Viewers decode nothing and share what they find out ([`known`]).
+//! and a part in which everything is measured. Viewers decode nothing and share what they find out (`known`).
 
 mod connection;
 mod figures;
