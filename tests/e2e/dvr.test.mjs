@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test';
 import { launch } from './browser.mjs';
 import { publisher } from './clients.mjs';
 import { Gateway, mediaPlaylist, until } from './gateway.mjs';
-import { decodesCleanly, packets, probe } from './media.mjs';
+import { FURTHER_INIT, decodesCleanly, packets, probe } from './media.mjs';
 
 const WINDOW = 6;
 let gateway;
@@ -142,7 +142,8 @@ test('DVR: everything since the start, out of the recording, then VOD', async ()
   });
   await playsFrom(page, 1);
   await page.close();
-  await decodesCleanly(gateway.hls('event'));
+  // On a busy machine the source may jump, which is a discontinuity with an init segment of its own.
+  await decodesCleanly(gateway.hls('event'), { ignore: FURTHER_INIT });
   await until('all but a last part is on disk', async () => (await rendition()).memory_bytes < 20_000);
 });
 
@@ -168,7 +169,7 @@ test('VOD: a finished recording plays by byte range, seeks, and has every pictur
   const same = await fetch(address, { headers: { 'if-none-match': response.headers.get('etag') } });
   assert.equal(same.status, 304);
 
-  await decodesCleanly(address);
+  await decodesCleanly(address, { ignore: FURTHER_INIT });
   const file = `${gateway.base}${recording.url}`;
   for (const stream of ['v:0', 'a:0']) assert.equal(await packets(address, stream), await packets(file, stream), stream);
   const { format } = await probe(address);
