@@ -334,7 +334,6 @@ impl Media {
             (None, None) if hls.is_some() => State::Ended,
             (Some(_) | None, _) => State::Starting,
         };
-        status.hls = hls;
         status.publication = self
             .publication
             .as_ref()

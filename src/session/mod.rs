@@ -201,7 +201,12 @@ impl Session {
     }
 
     fn status(&self) -> Status {
-        let mut status = self.board.lock().status.clone();
+        let (mut status, stream) = {
+            let board = self.board.lock();
+            (board.status.clone(), board.stream.clone())
+        };
+        // Goes on changing when the media is over: the last parts come to lie on disk.
+        status.hls = stream.as_ref().map(hls::Stream::status);
         status.connection = self.transport.current().as_ref().map(Into::into);
         status.dropped_events = self.mailbox.dropped();
         if status.dropped_events > 0 {
