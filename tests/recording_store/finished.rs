@@ -261,19 +261,7 @@ fn names_are_never_reused() {
 #[test]
 fn a_change_of_picture_size_is_one_file_with_two_sample_entries() {
     let bench = Bench::new();
-    let small = media::video_of_size(3, "320x240").later(90_000);
-    let large = media::video_of_size(3, "640x360").later(small.end());
-    let back = media::video_of_size(2, "320x240").later(large.end());
-    let (recorder, written) = bench.start(&[&small]);
-    let mut number = 0;
-    for track in [&small, &large, &back] {
-        recorder.push_init(MediaKind::Video, &track.init);
-        for part in &track.parts {
-            number += 1;
-            recorder.push_part(MediaKind::Video, media::numbered(part, number));
-            written.recv_timeout(PATIENCE).unwrap();
-        }
-    }
+    let (recorder, codecs) = bench.record_changing_sizes();
     let sizes = |file: &std::path::Path| {
         let mut runs: Vec<(String, usize)> = Vec::new();
         for size in probe(
@@ -318,10 +306,7 @@ fn a_change_of_picture_size_is_one_file_with_two_sample_entries() {
     assert_eq!(entries.iter().collect::<HashSet<_>>().len(), 2);
     assert_eq!((entries[0], entries.last()), (1, Some(&1)));
     let entry = &bench.store.list().unwrap()[0];
-    assert_eq!(
-        entry.codecs,
-        [small.init.codecs.clone(), large.init.codecs.clone()]
-    );
+    assert_eq!(entry.codecs, codecs);
     assert_eq!(entry.resolution, Some((320, 240)));
 }
 

@@ -73,6 +73,25 @@ impl Bench {
         finish(&recorder)
     }
 
+    /// A recording, not yet finished, of pictures that change their size and back, all of it on disk; and the codecs
+    /// strings of both sizes.
+    fn record_changing_sizes(&self) -> (Recorder, [String; 2]) {
+        let small = media::video_of_size(3, "320x240").later(90_000);
+        let large = media::video_of_size(3, "640x360").later(small.end());
+        let back = media::video_of_size(2, "320x240").later(large.end());
+        let (recorder, written) = self.start(&[&small]);
+        let mut number = 0;
+        for track in [&small, &large, &back] {
+            recorder.push_init(MediaKind::Video, &track.init);
+            for part in &track.parts {
+                number += 1;
+                recorder.push_part(MediaKind::Video, media::numbered(part, number));
+                written.recv_timeout(PATIENCE).unwrap();
+            }
+        }
+        (recorder, [small.init.codecs, large.init.codecs])
+    }
+
     /// A file outside of the store.
     fn scratch(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

@@ -6,10 +6,7 @@ use crate::{
     AUDIO, Bench, VIDEO, a_time, finish,
     media::{self, assert_decodes, probe},
 };
-use whipgate::{
-    media::MediaKind,
-    recording::{RecordedInit, RecordedSegment, RecordingError, SegmentIndex},
-};
+use whipgate::recording::{RecordedInit, RecordedSegment, RecordingError, SegmentIndex};
 
 /// A file of the init segment with this number and all segments that need it, as a player puts them together.
 fn played(file: &Path, index: &SegmentIndex, init: usize) -> Vec<u8> {
@@ -77,18 +74,7 @@ fn the_segments_are_all_of_the_recording_and_each_starts_with_a_keyframe() {
 #[test]
 fn another_size_is_another_init_segment_after_a_discontinuity() {
     let bench = Bench::new();
-    let small = media::video_of_size(3, "320x240").later(90_000);
-    let large = media::video_of_size(3, "640x360").later(small.end());
-    let back = media::video_of_size(2, "320x240").later(large.end());
-    let (recorder, _written) = bench.start(&[&small]);
-    let mut number = 0;
-    for track in [&small, &large, &back] {
-        recorder.push_init(MediaKind::Video, &track.init);
-        for part in &track.parts {
-            number += 1;
-            recorder.push_part(MediaKind::Video, media::numbered(part, number));
-        }
-    }
+    let (recorder, _codecs) = bench.record_changing_sizes();
     let file = finish(&recorder);
     let (_, index) = bench.store.segments(&bench.session, name(&file)).unwrap();
     let inits: Vec<_> = index.segments.iter().map(|segment| segment.init).collect();

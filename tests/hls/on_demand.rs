@@ -1,7 +1,5 @@
 //! A rendition that is made only while somebody plays it: listed without being there, waited for, joined at the live
 //! edge, let go of again (RFC 8216bis section 6.2.4).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;

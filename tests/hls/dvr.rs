@@ -1,11 +1,8 @@
 //! What a playlist that goes back to the beginning of the stream (`hls.dvr`) promises, on synthetic media.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{Read as _, Write as _},
-    os::unix::fs::FileExt as _,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -15,18 +12,11 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use futures_util::FutureExt as _;
 use whipgate::{
-    hls::{BlockingReload, Chunk, HlsError, PartKey, RenditionId, Resource, Settings, Stream},
+    hls::{BlockingReload, HlsError, PartKey, RenditionId, Settings, Stream},
     media::{AudioFormat, FileRange, InitSegment, MediaKind, Part},
 };
 
-const VIDEO: MediaKind = MediaKind::Video;
-const AUDIO: MediaKind = MediaKind::Audio;
-
-const SKIP: BlockingReload = BlockingReload {
-    msn: None,
-    part: None,
-    skip: true,
-};
+use super::{AUDIO, SKIP, VIDEO, bytes};
 
 /// Six seconds of window and twelve that a delta update may not leave out.
 fn dvr() -> Settings {
@@ -188,22 +178,6 @@ impl Live {
     }
 }
 
-fn bytes(resource: &Resource) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for chunk in &resource.chunks {
-        match chunk {
-            Chunk::Memory(memory) => bytes.extend_from_slice(memory),
-            Chunk::File(range) => {
-                let mut read = vec![0; usize::try_from(range.len).unwrap()];
-                range.file.read_exact_at(&mut read, range.offset).unwrap();
-                bytes.extend_from_slice(&read);
-            }
-        }
-    }
-    assert_eq!(resource.len, bytes.len() as u64);
-    bytes
-}
-
 /// The lines that belong to segments and stay: no parts, which leave the list, and nothing that is said of the edge.
 fn lasting(playlist: &str) -> Vec<&str> {
     let passing = ["#EXT-X-PART:", "#EXT-X-PRELOAD", "#EXT-X-RENDITION"];
@@ -215,6 +189,14 @@ fn lasting(playlist: &str) -> Vec<&str> {
     // Of the segment in progress there is only a date.
     let complete = lines.iter().rposition(|line| !line.starts_with('#'));
     lines[..=complete.unwrap()].to_vec()
+}
+
+/// How many segments a delta update leaves out.
+fn skipped(delta: &str) -> usize {
+    let tag = "#EXT-X-SKIP:SKIPPED-SEGMENTS=";
+    let mut lines = delta.lines();
+    let number = lines.find_map(|line| line.strip_prefix(tag));
+    number.unwrap().parse().unwrap()
 }
 
 fn uris(playlist: &str) -> Vec<&str> {
@@ -285,12 +267,7 @@ async fn a_delta_update_stays_small_and_completes_the_older_playlist() {
     let older = live.playlist("video");
     live.segments(3).await;
     let (full, delta) = (live.playlist("video"), live.text("video", SKIP));
-    let skipped: usize = delta
-        .lines()
-        .find_map(|line| line.strip_prefix("#EXT-X-SKIP:SKIPPED-SEGMENTS="))
-        .unwrap()
-        .parse()
-        .unwrap();
+    let skipped = skipped(&delta);
     assert!(
         delta.contains("#EXT-X-VERSION:9\n") && delta.len() < 8_000,
         "{}",
@@ -404,12 +381,7 @@ async fn a_restart_goes_on_after_gaps_and_still_has_small_deltas() {
         full.contains(&format!("#EXT-X-MEDIA-SEQUENCE:{}\n", 30 - gaps)),
         "{full}"
     );
-    let skipped: usize = delta
-        .lines()
-        .find_map(|line| line.strip_prefix("#EXT-X-SKIP:SKIPPED-SEGMENTS="))
-        .unwrap()
-        .parse()
-        .unwrap();
+    let skipped = skipped(&delta);
     assert_eq!(skipped + uris(&delta).len(), uris(&full).len());
     assert!(!delta.contains("#EXT-X-GAP"));
 }

@@ -1,17 +1,8 @@
 //! What the low-latency HLS of a session promises its players (RFC 8216bis), on synthetic media: each test carries the
 //! number of the requirement it shows.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::cast_precision_loss,
-    clippy::unchecked_time_subtraction
-)]
-
 use std::{
     collections::BTreeMap,
     io::Write as _,
-    os::unix::fs::FileExt as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -22,14 +13,13 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use whipgate::{
     hls::{
-        BlockingReload, Chunk, Document, HlsError, PartKey, RenditionId, Resource, Settings, State,
-        Stream, StreamKey,
+        BlockingReload, Chunk, Document, HlsError, PartKey, RenditionId, Settings, State, Stream,
+        StreamKey,
     },
     media::{AudioFormat, FileRange, InitSegment, MediaKind, Part},
 };
 
-const VIDEO: MediaKind = MediaKind::Video;
-const AUDIO: MediaKind = MediaKind::Audio;
+use super::{AUDIO, SKIP, VIDEO, bytes};
 
 fn stream(settings: Settings) -> Stream {
     Stream::with_key(settings, StreamKey::parse("k").unwrap())
@@ -145,12 +135,6 @@ fn part(msn: u64, part: u64) -> BlockingReload {
     }
 }
 
-const SKIP: BlockingReload = BlockingReload {
-    msn: None,
-    part: None,
-    skip: true,
-};
-
 /// The answer that is there at once.
 fn now<T>(answer: impl Future<Output = Result<T, HlsError>>) -> Result<T, HlsError> {
     answer.now_or_never().expect("an answer at once")
@@ -183,22 +167,6 @@ fn now_or_wait<T>(
     });
     let _entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
     answer.now_or_never()
-}
-
-fn bytes(resource: &Resource) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for chunk in &resource.chunks {
-        match chunk {
-            Chunk::Memory(memory) => bytes.extend_from_slice(memory),
-            Chunk::File(range) => {
-                let mut read = vec![0; usize::try_from(range.len).unwrap()];
-                range.file.read_exact_at(&mut read, range.offset).unwrap();
-                bytes.extend_from_slice(&read);
-            }
-        }
-    }
-    assert_eq!(resource.len, bytes.len() as u64);
-    bytes
 }
 
 /// A media playlist, taken apart by a reader that refuses whatever RFC 8216bis section 4 forbids.
