@@ -21,6 +21,7 @@ use super::{
     outputs::Outputs,
     publication::{Made, Publication, Wanted},
     status::{self, Rates, State},
+    wall_clock::WallClock,
     worker::Actor,
 };
 use successor::MAX_SUCCESSORS;
@@ -28,7 +29,7 @@ use successor::MAX_SUCCESSORS;
 use crate::{
     hls,
     id::SessionId,
-    media::{AudioFormat, TrackInfo},
+    media::{AudioFormat, TrackIndex, TrackInfo},
     pipeline::Pipelines,
     recording,
     telemetry::Metrics,
@@ -223,9 +224,9 @@ impl Media {
             });
         }
         if let Some(publication) = self.publication.take() {
-            publication.finish(now, &mut self.made);
+            let clock = publication.finish(now, &mut self.made);
+            self.publish_made(Some(clock), now);
         }
-        self.publish_made(now);
         if let Some(mut estate) = self.estate() {
             let kinds = estate.kinds.clone();
             if let Some(outputs) = &mut estate.outputs {
@@ -248,14 +249,26 @@ impl Media {
         }
     }
 
-    fn publish_made(&mut self, now: Instant) {
+    /// Publishes what was made, by the clock of the publication that made it. Until that is settled, media is kept back.
+    fn publish_made(&mut self, clock: Option<WallClock>, now: Instant) {
         let mut made = std::mem::take(&mut self.made);
+        let Some(clock) = clock else {
+            made.retain(|made| match made {
+                Made::KeyframeRequest(track) => {
+                    self.request_keyframe(*track);
+                    false
+                }
+                _ => true,
+            });
+            self.made = made;
+            return;
+        };
         if let Some(mut estate) = self.estate() {
             let mut boundary = false;
             if let Some(outputs) = &mut estate.outputs {
                 for made in made.drain(..) {
                     boundary |= matches!(&made, Made::Part(_, part, _) if part.starts_segment || part.discontinuity);
-                    self.publish(made, outputs, now);
+                    self.publish(made, &clock, outputs, now);
                 }
                 outputs.poll(now);
             }
@@ -268,27 +281,29 @@ impl Media {
         self.made = made;
     }
 
-    fn publish(&self, made: Made, outputs: &mut Outputs, now: Instant) {
+    fn publish(&self, made: Made, clock: &WallClock, outputs: &mut Outputs, now: Instant) {
         match made {
             Made::Init(kind, init) => outputs.init(kind, init, now),
-            Made::Part(kind, part, at) => {
+            Made::Part(kind, part, pts) => {
                 self.metrics.parts.get_or_create(&kind.into()).inc();
                 self.metrics
                     .part_bytes
                     .get_or_create(&kind.into())
                     .inc_by(part.bytes.len() as u64);
-                outputs.part(kind, part, at, now);
+                outputs.part(kind, part, clock.time_of(pts), now);
             }
             Made::Pause(kind) => outputs.pause(kind),
             Made::AacInit(init) => outputs.aac_init(init),
-            Made::AacPart(part, at) => outputs.aac_part(part, at),
+            Made::AacPart(part, pts) => outputs.aac_part(part, clock.time_of(pts)),
             Made::AacLeft => outputs.leave_aac(),
-            Made::KeyframeRequest(track) => {
-                tracing::debug!(track, "asking the publisher for a keyframe");
-                if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
-                    transport.request_keyframe(track);
-                }
-            }
+            Made::KeyframeRequest(track) => self.request_keyframe(track),
+        }
+    }
+
+    fn request_keyframe(&self, track: TrackIndex) {
+        tracing::debug!(track, "asking the publisher for a keyframe");
+        if let Some(transport) = self.board.transport.get().and_then(Weak::upgrade) {
+            transport.request_keyframe(track);
         }
     }
 
@@ -481,8 +496,9 @@ impl Actor for Media {
         }
         if let Some(publication) = &mut self.publication {
             deadline = publication.poll(now, &mut self.made);
+            let clock = publication.clock(now);
+            self.publish_made(clock, now);
         }
-        self.publish_made(now);
         let mut estate = self.estate()?;
         let ended = estate.ends_at.is_some_and(|at| at <= now);
         if ended {
@@ -514,8 +530,9 @@ impl Drop for Media {
     fn drop(&mut self) {
         let _entered = self.span.clone().entered();
         if let Some(publication) = self.publication.take() {
-            publication.finish(Instant::now(), &mut self.made);
-            self.publish_made(Instant::now());
+            let now = Instant::now();
+            let clock = publication.finish(now, &mut self.made);
+            self.publish_made(Some(clock), now);
         }
         if let Some(mut estate) = self.estate() {
             self.end_stream(&mut estate, Instant::now());

@@ -15,6 +15,7 @@ mod posters;
 mod publication;
 mod repair;
 mod status;
+mod wall_clock;
 mod worker;
 
 use std::{

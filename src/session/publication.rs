@@ -12,6 +12,7 @@ use std::{
 use super::{
     aac::{self, Aac},
     repair::Repair,
+    wall_clock::WallClock,
 };
 use crate::{
     media::{
@@ -44,14 +45,14 @@ const SILENCE_STEP: Duration = Duration::from_millis(50);
 pub(super) enum Made {
     /// The next parts of the track need this init segment.
     Init(MediaKind, InitSegment),
-    /// A part, and the wall-clock time of its earliest picture or sound.
-    Part(MediaKind, Part, SystemTime),
+    /// A part, and the presentation time of its earliest picture or sound, in ns.
+    Part(MediaKind, Part, i64),
     /// Nothing more of this track for a while.
     Pause(MediaKind),
     /// The next AAC parts need this init segment.
     AacInit(InitSegment),
-    /// A part of AAC, and the wall-clock time of its earliest sound.
-    AacPart(Part, SystemTime),
+    /// A part of AAC, and the presentation time of its earliest sound, in ns.
+    AacPart(Part, i64),
     /// What follows in AAC has nothing to do with what there is.
     AacLeft,
     /// A keyframe is wanted now.
@@ -111,8 +112,8 @@ pub(super) struct Publication {
     epoch_wall: SystemTime,
     /// Added to presentation times, in ns: they go on over the publications of a session and never go back.
     base: i64,
-    /// Wall-clock time of presentation time 0, known from the first packet on.
-    zero_wall: Option<SystemTime>,
+    /// What presentation times stand for.
+    clock: WallClock,
     timeline: Timeline,
     tracks: Vec<Track>,
     /// If it is configured and there is sound.
@@ -159,12 +160,13 @@ impl Publication {
                 clock_rate: track.clock_rate,
             })
             .collect();
+        let epoch_wall = SystemTime::now();
         let mut publication = Self {
             id,
             epoch: Instant::now(),
-            epoch_wall: SystemTime::now(),
+            epoch_wall,
             base: i64::try_from(wanted.base.as_nanos()).unwrap_or(i64::MAX),
-            zero_wall: None,
+            clock: WallClock::new(epoch_wall),
             timeline: Timeline::new(timeline::Settings::default(), &clocks),
             tracks: Vec::with_capacity(tracks.len()),
             aac: tracks
@@ -211,6 +213,12 @@ impl Publication {
     /// When the publication began, by the wall clock.
     pub(super) fn started(&self) -> SystemTime {
         self.epoch_wall
+    }
+
+    /// What presentation times stand for, once that is settled.
+    pub(super) fn clock(&mut self, now: Instant) -> Option<WallClock> {
+        let now = self.since_epoch(now);
+        self.clock.is_settled(now).then_some(self.clock)
     }
 
     /// The tracks at this moment.
@@ -274,7 +282,7 @@ impl Publication {
             self.event(event, monotonic, made);
         }
         let silence = self.fill_silence(monotonic, made);
-        let mut deadline = [self.timeline.deadline(), silence]
+        let mut deadline = [self.timeline.deadline(), silence, self.clock.deadline()]
             .into_iter()
             .flatten()
             .min();
@@ -325,7 +333,7 @@ impl Publication {
                 self.drive(index, made, |pipeline| pipeline.fill_silence(until));
                 let aac = self.aac.as_mut().filter(|aac| aac.track == index);
                 let aac = aac.map(|aac| aac.fill_silence(until));
-                self.collect_aac(aac, made);
+                collect_aac(aac, made);
                 missing = 0;
             }
             let wait = u64::try_from(signed_nanos(SILENCE_STEP) - missing).unwrap_or(0);
@@ -335,8 +343,8 @@ impl Publication {
         next
     }
 
-    /// Everything still held comes out; the publication is over.
-    pub(super) fn finish(mut self, now: Instant, made: &mut Vec<Made>) {
+    /// Everything still held comes out, and what its presentation times stand for; the publication is over.
+    pub(super) fn finish(mut self, now: Instant, made: &mut Vec<Made>) -> WallClock {
         self.timeline.end();
         self.poll(now, made);
         for index in 0..self.tracks.len() {
@@ -348,7 +356,9 @@ impl Publication {
             self.collect(index, made);
         }
         let aac = self.aac.as_mut().map(Aac::finish);
-        self.collect_aac(aac, made);
+        collect_aac(aac, made);
+        self.clock.settle();
+        self.clock
     }
 
     fn event(&mut self, event: Event, now: Monotonic, made: &mut Vec<Made>) {
@@ -361,8 +371,7 @@ impl Publication {
                 after_loss,
             } => {
                 let pts = pts.saturating_add(self.base);
-                self.zero_wall
-                    .get_or_insert_with(|| shift(self.epoch_wall + arrival, -pts));
+                self.clock.packet(arrival, pts);
                 if let Some(demand) = &mut self.tracks[track].demand {
                     demand.picture(now, pts);
                 } else {
@@ -378,7 +387,7 @@ impl Publication {
                     .as_mut()
                     .filter(|aac| aac.track == track)
                     .map(|aac| aac.packet(&self.pipelines, &settings, &packet, pts, after_loss));
-                self.collect_aac(aac, made);
+                collect_aac(aac, made);
             }
             Event::Lost { track, packets } => {
                 tracing::debug!(track, packets, "packets lost");
@@ -447,20 +456,7 @@ impl Publication {
     fn interrupt_aac(&mut self, track: TrackIndex, made: &mut Vec<Made>) {
         let aac = self.aac.as_mut().filter(|aac| aac.track == track);
         let aac = aac.map(Aac::discontinuity);
-        self.collect_aac(aac, made);
-    }
-
-    fn collect_aac(&self, outputs: Option<Vec<aac::Made>>, made: &mut Vec<Made>) {
-        made.extend(outputs.into_iter().flatten().map(|output| match output {
-            aac::Made::Init(init) => Made::AacInit(init),
-            aac::Made::Part(part, pts) => Made::AacPart(part, self.wall_time(pts)),
-            aac::Made::Left => Made::AacLeft,
-        }));
-    }
-
-    /// Wall-clock time of a presentation time in ns.
-    fn wall_time(&self, pts: i64) -> SystemTime {
-        shift(self.zero_wall.unwrap_or(self.epoch_wall), pts)
+        collect_aac(aac, made);
     }
 
     fn settings_of(&self, kind: MediaKind) -> pipeline::Settings {
@@ -528,8 +524,7 @@ impl Publication {
                         let start = u64::try_from(pts).unwrap_or(0);
                         aac.segment(Duration::from_nanos(start) + pipeline::START_OFFSET);
                     }
-                    let at = shift(self.zero_wall.unwrap_or(self.epoch_wall), pts);
-                    made.push(Made::Part(kind, part, at));
+                    made.push(Made::Part(kind, part, pts));
                 }
                 Output::KeyframeWanted => track.needs_keyframe(),
             }
@@ -541,12 +536,10 @@ fn signed_nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-fn shift(time: SystemTime, nanos: i64) -> SystemTime {
-    let distance = Duration::from_nanos(nanos.unsigned_abs());
-    if nanos < 0 {
-        time.checked_sub(distance)
-    } else {
-        time.checked_add(distance)
-    }
-    .unwrap_or(time)
+fn collect_aac(outputs: Option<Vec<aac::Made>>, made: &mut Vec<Made>) {
+    made.extend(outputs.into_iter().flatten().map(|output| match output {
+        aac::Made::Init(init) => Made::AacInit(init),
+        aac::Made::Part(part, pts) => Made::AacPart(part, pts),
+        aac::Made::Left => Made::AacLeft,
+    }));
 }
